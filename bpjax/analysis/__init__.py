@@ -1,0 +1,1 @@
+"""What is made of results: errors, structure, spectra. Host code in numpy."""

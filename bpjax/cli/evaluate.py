@@ -1,0 +1,93 @@
+"""``bpjax evaluate``: errors of a model against labelled structures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bpjax.cli.common import check_output, load_model, print_table, use_dtype
+
+
+@dataclass(frozen=True)
+class Options:
+    """Errors of a model against labelled structures, overall and for each kind of structure.
+
+    Labels are energy, forces and stress under ASE's names; those that a structure lacks do not count. Kinds are told apart
+    by config_type (or group). Energies are compared per atom, forces and stresses component by component.
+
+    Example: bpjax evaluate model.bpjax test.extxyz --json errors.json
+    """
+
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    """The model, a .bpjax file."""
+
+    structures: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """Labelled structures in any format that ASE reads; all frames are taken."""
+
+    json: Annotated[Path | None, tyro.conf.arg(metavar="OUT.json")] = None
+    """Write the errors to this file too: energy_mae, energy_rmse (eV/atom), forces_mae, forces_rmse (eV/A), stress_mae,
+    stress_rmse (eV/A^3), counts, and the same for each kind under "groups"."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the evaluation."""
+
+    overwrite: bool = False
+    """Replace OUT.json if it exists."""
+
+
+def run(options: Options) -> None:
+    """Evaluates all structures, prints a table, and writes JSON if asked to."""
+    if options.json is not None:
+        check_output(options.json, options.overwrite)
+    use_dtype(options.dtype)
+    model, params = load_model(options.model)
+
+    from bpjax.analysis.errors import error_metrics
+    from bpjax.errors import StructureError
+    from bpjax.io.atomic import write_json
+    from bpjax.io.structures import group_of, labels, read_structures
+    from bpjax.potential.evaluator import Evaluator
+    from bpjax.progress import progress
+
+    frames = read_structures(options.structures)
+    reference = [labels(atoms, options.structures, number) for number, atoms in enumerate(frames)]
+    if all(label.energy is None and label.forces is None and label.stress is None for label in reference):
+        raise StructureError("no structure has an energy, forces or stress to compare with", options.structures)
+    predicted = Evaluator(model, params, options.dtype).evaluate_many(frames, progress, options.structures)
+    metrics = error_metrics(
+        predicted, reference, [len(atoms) for atoms in frames], [group_of(atoms) for atoms in frames]
+    )
+    if options.json is not None:
+        write_json(options.json, metrics)
+    print_errors(str(options.structures), metrics)
+
+
+def print_errors(title: str, metrics: dict[str, Any]) -> None:
+    """Prints the errors of `bpjax.analysis.errors.error_metrics` as a table, in meV and GPa where that reads better."""
+    from bpjax.units import GPA
+
+    header = [
+        "kind",
+        "structures",
+        "energy MAE",
+        "RMSE (meV/atom)",
+        "forces MAE",
+        "RMSE (eV/A)",
+        "stress MAE",
+        "RMSE (GPa)",
+    ]
+    units = {"energy": 1e-3, "forces": 1.0, "stress": GPA}
+
+    def row(name: str, values: dict[str, Any]) -> list[Any]:
+        found = [name, values["structures"]]
+        for quantity, unit in units.items():
+            for kind in ("mae", "rmse"):
+                value = values[f"{quantity}_{kind}"]
+                found.append(None if value is None else value / unit)
+        return found
+
+    rows = [row(name, values) for name, values in metrics["groups"].items()]
+    print_table(title, header, [*rows, row("all", metrics)])

@@ -1,0 +1,113 @@
+"""``bpjax md``: molecular dynamics with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bpjax.cli.common import check_output, load_model, use_dtype
+
+
+@dataclass(frozen=True)
+class Options:
+    """Molecular dynamics with the integrators of jax-md.
+
+    Frames (positions, momenta, potential energy) go to OUT.extxyz, one record per line to OUT.jsonl beside it: step, time_fs,
+    potential_energy, kinetic_energy, total_energy, conserved (eV), temperature (K), pressure_gpa, volume (A^3).
+
+    Example: bpjax md model.bpjax diamond.xyz --ensemble nvt --temperature 300 --steps 10000 -o run.extxyz
+    """
+
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    """The model, a .bpjax file."""
+
+    structure: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """Where to start: any format that ASE reads."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT.extxyz")]
+    """The trajectory; the log gets the same name with the ending .jsonl."""
+
+    frame: int = -1
+    """Which frame of IN, counted from 0; negative numbers count from the end."""
+
+    ensemble: Literal["nve", "nvt", "nvt_langevin", "npt"] = "nve"
+    """nvt and npt use Nose-Hoover chains; npt keeps the shape of the cell."""
+
+    temperature: float = 300.0
+    """In K, for the initial momenta and the thermostat."""
+
+    timestep: Annotated[float, tyro.conf.arg(metavar="FS")] = 1.0
+    """Time step in fs."""
+
+    steps: int = 1000
+    """Number of steps."""
+
+    pressure: Annotated[float, tyro.conf.arg(metavar="GPA")] = 0.0
+    """Pressure for npt, in GPa."""
+
+    thermostat_time: Annotated[float, tyro.conf.arg(metavar="FS")] = 100.0
+    """Relaxation time of the thermostat in fs (nvt_langevin: the inverse of the friction)."""
+
+    barostat_time: Annotated[float, tyro.conf.arg(metavar="FS")] = 1000.0
+    """Relaxation time of the barostat in fs."""
+
+    seed: int = 0
+    """Of the initial momenta and the noise."""
+
+    log_interval: int = 10
+    """Steps between records."""
+
+    trajectory_interval: int = 100
+    """Steps between frames."""
+
+    use_momenta: bool = False
+    """Start from the momenta in IN, as when a run is continued."""
+
+    max_temperature: float | None = None
+    """In K, above which the run has exploded and is stopped (default: 10 times the temperature, at least 5000)."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision."""
+
+    overwrite: bool = False
+    """Replace the output files if they exist."""
+
+    def __post_init__(self) -> None:
+        if self.output.suffix not in ("", ".extxyz", ".xyz"):
+            raise ValueError(f"output {self.output}: frames are written as extended XYZ; the name must end in .extxyz")
+
+
+def run(options: Options) -> None:
+    """Runs the simulation and says how it went."""
+    log = options.output.with_suffix(".jsonl")
+    for path in (options.output, log):
+        check_output(path, options.overwrite)
+    use_dtype(options.dtype)
+    model, params = load_model(options.model)
+
+    from bpjax.dynamics import run_md
+    from bpjax.io.structures import read_structures
+    from bpjax.progress import progress
+
+    atoms = read_structures(options.structure, options.frame)[0]
+    names = (
+        *("ensemble", "temperature", "steps", "pressure", "seed", "log_interval", "trajectory_interval"),
+        *("use_momenta", "max_temperature", "dtype", "overwrite"),
+    )
+    result = run_md(
+        model,
+        params,
+        atoms,
+        trajectory=options.output,
+        log=log,
+        timestep_fs=options.timestep,
+        thermostat_time_fs=options.thermostat_time,
+        barostat_time_fs=options.barostat_time,
+        progress=progress,
+        **{name: getattr(options, name) for name in names},
+    )
+    speed = result.timings["us_per_atom_step"]
+    print(f"wrote {options.output} and {log}: {options.steps} steps, {speed:.1f} us per atom and step")

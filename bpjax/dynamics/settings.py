@@ -1,0 +1,81 @@
+"""Options of a molecular-dynamics run, checked when they are made."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from bpjax.errors import ConfigError
+
+ENSEMBLES = ("nve", "nvt", "nvt_langevin", "npt")
+
+COLDEST_GUARD = 5000.0
+"""Temperature in K below which a run is never called exploding, unless told so."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a run; `bpjax.dynamics.run_md` describes them.
+
+    Raises:
+      ConfigError: an option out of range, with its name and what is allowed.
+    """
+
+    ensemble: str = "nve"
+    temperature: float = 300.0
+    timestep_fs: float = 1.0
+    steps: int = 1000
+    pressure: float = 0.0
+    thermostat_time_fs: float = 100.0
+    barostat_time_fs: float = 1000.0
+    seed: int = 0
+    dtype: str = "float32"
+    log_interval: int = 10
+    trajectory_interval: int = 100
+    chunk_steps: int = 2000
+    skin: float | None = None
+    capacity: int | None = None
+    use_momenta: bool = False
+    exact_temperature: bool = True
+    max_temperature: float | None = None
+
+    def __post_init__(self):
+        if self.ensemble not in ENSEMBLES:
+            _refuse("ensemble", self.ensemble, f"must be one of {', '.join(ENSEMBLES)}")
+        for name in ("temperature",):
+            if not (_number(self.temperature) and self.temperature >= 0):
+                _refuse(name, self.temperature, "must be a finite number of kelvin, at least 0")
+        for name in ("timestep_fs", "thermostat_time_fs", "barostat_time_fs"):
+            if not (_number(getattr(self, name)) and getattr(self, name) > 0):
+                _refuse(name, getattr(self, name), "must be a positive number of femtoseconds")
+        for name in ("steps", "log_interval", "trajectory_interval", "chunk_steps"):
+            if not (isinstance(getattr(self, name), int | np.integer) and getattr(self, name) >= 1):
+                _refuse(name, getattr(self, name), "must be an integer of at least 1")
+        if not _number(self.pressure):
+            _refuse("pressure", self.pressure, "must be a finite number of GPa")
+        if self.ensemble != "nve" and self.temperature == 0:
+            _refuse("temperature", self.temperature, f"must be positive for {self.ensemble}")
+        if self.skin is not None and not (_number(self.skin) and self.skin > 0):
+            _refuse("skin", self.skin, "must be a positive length in A, or left out")
+        if self.capacity is not None and self.capacity < 1:
+            _refuse("capacity", self.capacity, "must be at least 1, or left out")
+        if self.max_temperature is not None and not self.max_temperature > self.temperature:
+            _refuse("max_temperature", self.max_temperature, f"must be above the temperature, {self.temperature:g} K")
+        if self.dtype not in ("float32", "float64"):
+            _refuse("dtype", self.dtype, "must be float32 or float64")
+        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            _refuse("dtype", self.dtype, "needs double precision switched on in JAX (jax.config or JAX_ENABLE_X64=1)")
+
+    @property
+    def guard(self) -> float:
+        """Temperature in K above which the run has exploded."""
+        return max(COLDEST_GUARD, 10 * self.temperature) if self.max_temperature is None else self.max_temperature
+
+
+def _number(value) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value)
+
+
+def _refuse(name, value, allowed):
+    raise ConfigError(f"{value!r} {allowed}", field=name)

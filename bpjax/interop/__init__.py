@@ -1,0 +1,1 @@
+"""Adapters to other programs. Each file imports the program that it adapts, and converts units and conventions."""

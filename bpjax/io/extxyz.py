@@ -1,0 +1,188 @@
+"""Extended XYZ as text: frames at full precision, and a check that says which line is wrong.
+
+ASE reads these files well, but writes coordinates with eight decimals, stops without a word at an empty line, and
+does not know line numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ase
+import numpy as np
+from ase.constraints import FixAtoms
+from ase.io.extxyz import key_val_dict_to_str
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from bpjax.errors import FormatError, StructureError
+
+# Results whose first axis is atoms; anything else might only by chance have as many entries as there are atoms.
+_PER_ATOM = ("forces", "energies", "stresses", "charges", "magmoms")
+_NAMES = {"positions": "pos"}
+
+
+def format_frame(atoms: ase.Atoms, digits: int | None = None) -> str:
+    """One structure as extended XYZ, with its arrays, info and the results of its calculator.
+
+    Args:
+      atoms: the structure.
+      digits: significant digits of the columns; None writes the shortest text that reads back to the same number.
+    """
+    info, arrays = _contents(atoms)
+    names, columns = ["species:S:1"], [list(atoms.symbols)]
+    for name, array in arrays.items():
+        kind, text = _column_format(name, array, digits)
+        table = array.reshape(len(atoms), math.prod(array.shape[1:]))  # -1 would not do for zero atoms
+        names.append(f"{_NAMES.get(name, name)}:{kind}:{table.shape[1]}")
+        columns += [[text(value) for value in column] for column in table.T.tolist()]
+    lattice = " ".join(repr(float(x)) for x in atoms.cell.array.ravel())
+    comment = f'Lattice="{lattice}" ' if atoms.cell.array.any() else ""
+    comment += f"Properties={':'.join(names)} {key_val_dict_to_str({**info, 'pbc': atoms.get_pbc()})}"
+    lines = [str(len(atoms)), " ".join(comment.splitlines())]
+    lines += [" ".join(row) for row in zip(*columns, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _contents(atoms: ase.Atoms) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What goes to the comment line, and what to the columns."""
+    info = dict(atoms.info)
+    arrays = {"positions": atoms.positions}
+    arrays |= {name: array for name, array in atoms.arrays.items() if name not in ("positions", "numbers")}
+    fixed = [constraint.index for constraint in atoms.constraints if isinstance(constraint, FixAtoms)]
+    if fixed:
+        arrays["move_mask"] = ~np.isin(np.arange(len(atoms)), np.concatenate(fixed))
+    results = getattr(atoms.calc, "results", {})
+    for name, value in results.items():
+        if value is not None:
+            (arrays if name in _PER_ATOM else info)[name] = np.asarray(value)
+    stress = np.asarray(info.get("stress", 0.0))
+    if stress.shape == (6,):
+        info["stress"] = voigt_6_to_full_3x3_stress(stress)
+    return info, arrays
+
+
+def _column_format(name: str, array: np.ndarray, digits: int | None) -> tuple[str, Callable[[Any], str]]:
+    """Type letter of a column and the function that writes one entry."""
+    if array.dtype.kind == "f":
+        if digits is None:
+            return "R", lambda x: repr(x).rjust(23)
+        return "R", f"{{:{digits + 7}.{digits}g}}".format
+    if array.dtype.kind in "iu":
+        return "I", str
+    if array.dtype.kind == "b":
+        return "L", lambda x: "T" if x else "F"
+    if array.dtype.kind == "U" and all(text and not any(c.isspace() for c in text) for text in array.ravel().tolist()):
+        return "S", str
+    raise StructureError(f"entries of type {array.dtype} cannot be written as a column", field=name)
+
+
+def complete_length(path: str | os.PathLike[str]) -> int:
+    """Bytes up to the end of the last complete frame; more follow when a run was killed while it wrote.
+
+    Raises:
+      FormatError: what stands there is not extended XYZ.
+    """
+    ends = [0]
+    with open(path, "rb") as file:
+        with contextlib.suppress(_TruncatedError):
+            for end in _frames(path, file):
+                ends.append(end)
+        file.seek(max(ends[-1] - 1, 0))
+        if ends[-1] and file.read(1) != b"\n":  # the last number may have been cut
+            ends.pop()
+    return ends[-1]
+
+
+def check_extxyz(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> None:
+    """Checks the layout of an extended XYZ file.
+
+    Args:
+      path: for messages.
+      file: the content, as an open binary file.
+      numbers: whether to parse the numbers too, which takes longer; to be used once something is known to be wrong.
+
+    Raises:
+      FormatError: with the line where the layout breaks.
+    """
+    for _ in _frames(path, file, numbers):
+        pass
+
+
+class _TruncatedError(FormatError):
+    """The file ends inside a frame."""
+
+
+def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> Iterator[int]:
+    """Position after each frame; raises where the layout breaks."""
+    at, line, frame = 0, 0, 0
+    head: bytes = file.readline()
+    while True:
+        line += 1
+        if not head.strip():
+            rest = head
+            while rest and not rest.strip():
+                rest = file.readline()
+            if rest:
+                raise FormatError(path, "empty line where the number of atoms should stand", line)
+            return
+        if not head.strip().isdigit() or len(head.strip()) > 12:
+            raise FormatError(path, f"expected the number of atoms, found {_excerpt(head)}", line)
+        atoms = int(head)
+        comment = file.readline()
+        kinds = _kinds(comment)
+        at += len(head) + len(comment)
+        line += 1
+        if not comment.endswith(b"\n"):
+            raise _TruncatedError(path, f"truncated: frame {frame} ends in its comment line", line)
+        for index in range(atoms):
+            row = file.readline()
+            at += len(row)
+            line += 1
+            if not row:
+                raise _TruncatedError(path, f"truncated: frame {frame} has {index} of {atoms} atoms", line - 1)
+            entries = row.split()
+            if len(entries) < len(kinds):
+                message = f"frame {frame} needs {len(kinds)} columns, found {len(entries)}"
+                if not row.endswith(b"\n"):
+                    raise _TruncatedError(path, f"truncated: {message}", line)
+                raise FormatError(path, message, line)
+            if numbers:
+                _check_numbers(path, entries, kinds, line)
+        yield at
+        frame += 1
+        head = file.readline()
+        while head.lstrip().startswith(b"VEC"):  # cell vectors as pseudo-atoms, a dialect that ASE reads
+            at += len(head)
+            line += 1
+            head = file.readline()
+
+
+def _kinds(comment: bytes) -> str:
+    """Type letter of each column, from the comment line."""
+    marker = b"Properties="
+    if marker not in comment:
+        return "SRRR"
+    words = comment.split(marker, 1)[1].split()
+    parts = words[0].decode(errors="replace").strip("\"'").split(":") if words else []
+    try:
+        return "".join(kind * int(count) for kind, count in zip(parts[1::3], parts[2::3], strict=True))
+    except ValueError:
+        return ""  # ASE will say what is wrong with it
+
+
+def _check_numbers(path: str | os.PathLike[str], entries: list[bytes], kinds: str, line: int) -> None:
+    parsers = {"R": float, "I": int}
+    for entry, kind in zip(entries, kinds, strict=False):
+        try:
+            parsers.get(kind, bytes)(entry)
+        except ValueError:
+            raise FormatError(path, f"expected a number, found {_excerpt(entry)}", line) from None
+
+
+def _excerpt(text: bytes) -> str:
+    shown = text.strip().decode(errors="replace")
+    return repr(shown if len(shown) <= 40 else f"{shown[:37]}...")

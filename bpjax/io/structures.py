@@ -1,0 +1,307 @@
+"""Structures and their labels, read by ASE and checked before anything is computed with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io.formats
+import numpy as np
+import vesin
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import complete_cell
+from ase.io.formats import filetype, iread, open_with_compression
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from bpjax.errors import ConfigError, FormatError, StructureError
+from bpjax.io.atomic import write_text
+from bpjax.io.extxyz import check_extxyz, format_frame
+
+# Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
+CLOSEST = 0.1
+
+_Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a calculation says about one structure; None for what is not known.
+
+    Args:
+      energy: total energy in eV.
+      forces: (atoms, 3) in eV/Å.
+      stress: (3, 3) in eV/Å^3, dE/d strain / V, positive in tension (the sign of ASE).
+    """
+
+    energy: float | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def read_structures(path: _Path, index: str | int | slice = ":") -> list[ase.Atoms]:
+    """Reads structures from any file that ASE reads and checks each of them.
+
+    Args:
+      path: the file.
+      index: which frames, as in ASE: ``":"`` all, ``"-1"`` the last, ``"::10"`` every tenth.
+
+    Raises:
+      FormatError: the file is missing, empty, truncated or in no known format.
+      StructureError: a structure that makes no sense; see `check_structure`.
+      ConfigError: `index` is not understood.
+    """
+    file_format = _format(path)
+    selection = _selection(index)
+    frames: list[ase.Atoms] = []
+    try:
+        # A format is given, so an "@" in the name is not taken for a selection of frames.
+        for atoms in iread(
+            os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True
+        ):
+            frames.append(atoms)
+    except MemoryError:
+        raise
+    except Exception as error:  # ASE's sixty readers raise whatever comes up: this is the one place that catches all
+        if file_format == "extxyz":
+            with open_with_compression(os.fspath(path), "rb") as file:
+                check_extxyz(path, file, numbers=True)
+        reason = f"{error}" if str(error) else type(error).__name__
+        raise FormatError(path, f"cannot be read as {file_format} (frame {len(frames)}): {reason}") from error
+    if not frames:
+        raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
+    for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
+        check_structure(atoms, path, number)
+    return frames
+
+
+def _format(path: _Path) -> str:
+    """ASE's name of the format, after the checks that need no parsing."""
+    if not Path(path).exists():
+        raise FormatError(path, "no such file")
+    if Path(path).is_dir():
+        raise FormatError(path, "is a folder, not a file of structures")
+    try:
+        if Path(path).stat().st_size == 0:
+            raise FormatError(path, "is empty")
+        file_format = filetype(os.fspath(path))
+        if file_format == "extxyz":
+            with open_with_compression(os.fspath(path), "rb") as file:
+                check_extxyz(path, file)
+    except ase.io.formats.UnknownFileTypeError as error:
+        raise FormatError(path, "is in no format that ASE recognises") from error
+    except (OSError, EOFError) as error:  # permissions, damaged compression
+        raise FormatError(path, f"cannot be read: {error}") from error
+    if file_format not in ase.io.formats.ioformats:
+        raise FormatError(path, "is in no format that ASE recognises")
+    return file_format
+
+
+def _selection(index: str | int | slice) -> int | slice:
+    """ASE's notation of frames ("3", "-1", ":", "::10") as a number or slice."""
+    if not isinstance(index, str):
+        return index
+    try:
+        numbers = [int(part) if part else None for part in index.split(":")]
+        if len(numbers) == 1 and numbers[0] is not None:
+            return numbers[0]
+        if 2 <= len(numbers) <= 3:
+            return slice(*numbers)
+    except ValueError:
+        pass
+    raise ConfigError(f"{index!r} selects no frames; use a number or START:STOP:STEP, as in '0', '-1', ':', '::10'")
+
+
+def _frame_numbers(selection: int | slice, count: int) -> list[int]:
+    """Number of each frame in the file, or in the selection where it is counted from the end."""
+    if isinstance(selection, int):
+        return [max(selection, 0)]
+    start, step = selection.start or 0, selection.step or 1
+    if start < 0 or step < 0:
+        return list(range(count))
+    return [start + step * i for i in range(count)]
+
+
+def check_structure(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> None:
+    """Checks that a structure makes sense: some atoms, finite numbers, a real cell, no two atoms at one place.
+
+    Args:
+      atoms: the structure, with its labels.
+      path: the file, for messages.
+      frame: 0-based number of the structure, for messages.
+
+    Raises:
+      StructureError: naming file, frame and field.
+    """
+    if len(atoms) == 0:
+        raise StructureError("has zero atoms", path, frame)
+    quantities = {"positions": atoms.positions, "cell": atoms.cell.array, "momenta": atoms.arrays.get("momenta")}
+    found = labels(atoms, path, frame)
+    quantities |= {"energy": found.energy, "forces": found.forces, "stress": found.stress}
+    for field, value in quantities.items():
+        if value is not None and not np.all(np.isfinite(value)):
+            raise StructureError(f"holds {_first_bad(np.asarray(value))}", path, frame, field)
+    if found.forces is not None and found.forces.shape != atoms.positions.shape:
+        raise StructureError(f"has shape {found.forces.shape}, not {atoms.positions.shape}", path, frame, "forces")
+    if np.any(atoms.numbers < 1):
+        raise StructureError(f"atom {int(np.argmax(atoms.numbers < 1))} is of no element", path, frame, "species")
+    _check_cell(atoms, path, frame)
+    _check_distances(atoms, path, frame)
+
+
+def _first_bad(value: np.ndarray) -> str:
+    """The first entry that is not finite, and whose it is."""
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+    place = "" if value.ndim == 0 else f" (entry {', '.join(map(str, index))})"
+    return f"{value[index]}{place}"
+
+
+def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
+    """Periodic cell vectors must span a volume (or, for fewer than three, an area or a length)."""
+    vectors = atoms.cell.array[atoms.pbc]
+    lengths = np.linalg.norm(vectors, axis=1)
+    if np.any(lengths < CLOSEST):
+        axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmin(lengths)])]
+        raise StructureError(f"is periodic along {axis}, but this vector has no length", path, frame, "cell")
+    if len(vectors) == 0:
+        return
+    unit = vectors / lengths[:, None]
+    # Squared volume of the unit vectors; cells that mean something, however skewed, are far above this.
+    if np.linalg.det(unit @ unit.T) < 1e-12:
+        raise StructureError("has zero volume: its periodic vectors are linearly dependent", path, frame, "cell")
+
+
+def _check_distances(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
+    # The search radius sets the size of its bins: with 0.1 A there would be far more bins than atoms, and 1 A or more
+    # is hundreds of times faster.
+    search = vesin.NeighborList(cutoff=2.0, full_list=False)
+    # Vectors along which nothing repeats may be anything, dependent on the others too.
+    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
+    if len(i) and r_ij.min() < CLOSEST:
+        nearest = int(np.argmin(r_ij))
+        raise StructureError(
+            f"atoms {i[nearest]} and {j[nearest]} are at one place ({r_ij[nearest]:.3g} A apart)",
+            path,
+            frame,
+            "positions",
+        )
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def labels(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> Labels:
+    """Energy, forces and stress that came with a structure.
+
+    Looked up in the results of the calculator (where ASE puts what a file says), then in `atoms.info` and
+    `atoms.arrays`, under ASE's names: ``energy`` (or ``free_energy``), ``forces``, ``stress`` (or ``virial`` in eV,
+    which is -V times the stress). Nothing is calculated. Results for other positions than the present ones are void.
+
+    Args:
+      atoms: the structure.
+      path: the file, for messages.
+      frame: 0-based number of the structure, for messages.
+
+    Raises:
+      StructureError: a label that is no number or has a wrong shape.
+    """
+    calc = atoms.calc
+    stale = isinstance(calc, SinglePointCalculator) and bool(calc.check_state(atoms))
+    known = {**atoms.info, **atoms.arrays, **({} if calc is None or stale else calc.results)}
+    energy = _first(known, ("energy", "free_energy"), path, frame)
+    forces = _first(known, ("forces",), path, frame)
+    stress = _first(known, ("stress",), path, frame)
+    virial = _first(known, ("virial",), path, frame)
+    if energy is not None and energy.size != 1:
+        raise StructureError(f"must be one number, not {energy.size}", path, frame, "energy")
+    if stress is not None:
+        stress = _tensor(stress, "stress", path, frame)
+    elif virial is not None and atoms.cell.rank == 3:
+        stress = -_tensor(virial, "virial", path, frame) / atoms.get_volume()
+    return Labels(None if energy is None else float(energy.item()), forces, stress)
+
+
+def _first(known: dict[str, Any], names: Sequence[str], path: _Path | None, frame: int | None) -> np.ndarray | None:
+    """The first of several quantities that is there, in float64."""
+    for name in names:
+        if known.get(name) is not None:
+            value = np.asarray(known[name])
+            if value.dtype.kind not in "iuf":
+                raise StructureError(f"is not numeric: {str(known[name])[:40]!r}", path, frame, name)
+            return value.astype(np.float64)
+    return None
+
+
+def _tensor(value: np.ndarray, field: str, path: _Path | None, frame: int | None) -> np.ndarray:
+    """A 3 x 3 tensor from 6 (Voigt order xx yy zz yz xz xy) or 9 entries."""
+    if value.shape == (6,):
+        return voigt_6_to_full_3x3_stress(value)
+    if value.size == 9:
+        return value.reshape(3, 3)
+    raise StructureError(f"must have 6 or 9 entries, not {value.size}", path, frame, field)
+
+
+def group_of(atoms: ase.Atoms) -> str:
+    """Kind of structure, for weights and statistics: ``config_type`` or ``group`` of the file, else ``default``."""
+    for name in ("config_type", "group"):
+        if name in atoms.info:
+            return str(atoms.info[name])
+    return "default"
+
+
+def require_labels(
+    frames: Iterable[ase.Atoms],
+    path: _Path | None,
+    energy: bool = True,
+    forces: bool = True,
+    stress: bool = False,
+) -> list[Labels]:
+    """Labels of all structures, after a check that none of those asked for is missing.
+
+    Args:
+      frames: the structures.
+      path: the file, for messages.
+      energy: whether every structure must have an energy.
+      forces: whether every structure must have forces.
+      stress: whether every periodic structure must have a stress.
+
+    Raises:
+      StructureError: naming the file, the first frame that lacks something, and what it lacks.
+    """
+    found = []
+    for frame, atoms in enumerate(frames):
+        label = labels(atoms, path, frame)
+        wanted = {"energy": energy, "forces": forces, "stress": stress and bool(atoms.pbc.all())}
+        for field, needed in wanted.items():
+            if needed and getattr(label, field) is None:
+                raise StructureError(f"missing; the file has {_available(atoms)}", path, frame, field)
+        found.append(label)
+    return found
+
+
+def _available(atoms: ase.Atoms) -> str:
+    """Names of everything that came with a structure, to spot a label under another name."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    return ", ".join(sorted({*atoms.info, *atoms.arrays, *results} - {"numbers"}))
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_structures(path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms) -> None:
+    """Writes structures with their arrays, info and calculator results as extended XYZ, whole or not at all.
+
+    Numbers are written so that they read back exactly.
+
+    Raises:
+      BpjaxError: the file cannot be written.
+    """
+    frames = [frames] if isinstance(frames, ase.Atoms) else frames
+    write_text(path, "".join(format_frame(atoms) for atoms in frames))

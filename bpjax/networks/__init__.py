@@ -1,0 +1,3 @@
+"""Networks: from features to atomic energies."""
+
+from bpjax.networks.elemental import MLP as MLP

@@ -1,0 +1,243 @@
+"""Evaluation of structures from the host: padding, neighbour lists, batches, checks, and energies in float64.
+
+`predict` is the traced function; this is what stands around it in the ASE calculator and on the command line. Shapes
+come from a short ladder (`bpjax.neighbors.bucket`) and shapes that are already compiled are preferred, so that nothing
+is compiled again while atoms move or when a similar structure comes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ase
+import jax
+import numpy as np
+
+from bpjax.elements import species_of
+from bpjax.errors import ConfigError
+from bpjax.neighbors import bucket
+from bpjax.potential.energy import BLOCK, Params, Potential
+from bpjax.potential.forces import predict
+from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
+from bpjax.progress import ProgressFn, silent
+from bpjax.system import Neighbors, Prediction, System
+
+SKIN = 0.5
+"""Width in A of the shell beyond the cutoff that lets a neighbour list live until an atom has moved by half of it."""
+
+ROOM = 1.4
+"""A compiled shape serves smaller structures too, as long as no size is larger than needed by more than this factor."""
+
+HEADROOM = 1.1
+"""Neighbour slots of a new shape, relative to what is needed at present: other atoms will come close."""
+
+ATOMS_PER_CALL = 8192
+"""Atoms, padding included, that one call of the batched function takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model says about one structure.
+
+    Attributes:
+      energy: total energy in eV, offsets included.
+      atomic_energies: (N,) in eV, offsets included; their sum is `energy`.
+      forces: (N, 3) in eV/A.
+      stress: (3, 3) in eV/A^3, positive in tension (ASE's sign); None unless all directions are periodic.
+    """
+
+    energy: float
+    atomic_energies: np.ndarray
+    forces: np.ndarray
+    stress: np.ndarray | None
+
+
+class Evaluator:
+    """Evaluates a model on structures of ASE.
+
+    Args:
+      model: the potential.
+      params: its arrays.
+      dtype: "float32", or "float64" (which needs JAX's x64 mode).
+      skin: in A; see `SKIN`. Results do not depend on it beyond rounding. Used by `evaluate` only.
+
+    Raises:
+      ConfigError: another dtype, float64 without x64 mode, or a negative skin.
+    """
+
+    def __init__(self, model: Potential, params: Params, dtype: str = "float32", *, skin: float = SKIN):
+        if dtype not in ("float32", "float64"):
+            raise ConfigError(f"{dtype!r} is not one of float32, float64", field="dtype")
+        if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+            raise ConfigError(
+                "float64 needs JAX in double precision, which it fixes at the start: call "
+                'jax.config.update("jax_enable_x64", True) first, or set JAX_ENABLE_X64=1',
+                field="dtype",
+            )
+        if not skin >= 0:
+            raise ConfigError(f"must be at least 0, got {skin}", field="skin")
+        self.model, self.params, self.dtype, self.skin = model, params, dtype, skin
+        self._shapes: list[tuple[int, ...]] = []
+        self._kept: Prepared | None = None
+        self._compilations = 0
+        self._searches = 0
+
+    @property
+    def compilations(self) -> int:
+        """How often a call had to be compiled first."""
+        return self._compilations
+
+    @property
+    def searches(self) -> int:
+        """How often `evaluate` searched for neighbours."""
+        return self._searches
+
+    def evaluate(
+        self, atoms: ase.Atoms, path: str | os.PathLike[str] | None = None, frame: int | None = None
+    ) -> Evaluation:
+        """Energy, forces and stress of one structure.
+
+        The neighbour list of the last call is used again while the cell is the same and no atom has moved by more than
+        half the skin.
+
+        Args:
+          atoms: the structure; labels and calculator are ignored.
+          path: its file, for messages.
+          frame: its 0-based number, for messages.
+
+        Raises:
+          StructureError: zero atoms, numbers that are not finite, a periodic cell without volume, two atoms at one
+            place, or a result that is not finite.
+          UnknownSpeciesError: an element that the model does not know.
+        """
+        place = Place(path, frame)
+        check(atoms, self.model.elements, place)
+        kept = self._kept
+        if kept is None or not kept.serves(atoms, self.skin):
+            self._searches += 1
+            kept = prepare(atoms, self.model.cutoff + self.skin, place)
+            kept = kept.padded(*self._shape(kept.size, HEADROOM))
+            self._kept = kept
+        system = kept.system(atoms, self.model.elements, self.dtype)
+        return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors), place)
+
+    def evaluate_many(
+        self,
+        frames: Sequence[ase.Atoms],
+        progress: ProgressFn = silent,
+        path: str | os.PathLike[str] | None = None,
+    ) -> list[Evaluation]:
+        """Energies, forces and stresses of many structures, evaluated in batches of similar size.
+
+        All structures are checked before the first is evaluated.
+
+        Args:
+          frames: the structures.
+          progress: shows how many are done.
+          path: their file, for messages.
+
+        Returns: the evaluations, in the order of the frames.
+
+        Raises:
+          StructureError: see `evaluate`; the message says which frame.
+          UnknownSpeciesError: see `evaluate`.
+        """
+        sizes = []
+        for number, atoms in enumerate(frames):
+            place = Place(path, number)
+            check(atoms, self.model.elements, place)
+            sizes.append(prepare(atoms, self.model.cutoff, place).size)
+        results: list[Evaluation | None] = [None] * len(frames)
+        with progress(len(frames), "structures") as bar:
+            for chunk, (rows, capacity, slots) in self._chunks(np.array(sizes, dtype=int).reshape(-1, 2)):
+                batch = [self._padded(frames[number], capacity, slots, Place(path, number)) for number in chunk]
+                batch += batch[-1:] * (rows - len(batch))
+                systems, neighbors = jax.tree.map(lambda *leaves: np.stack(leaves), *batch)
+                found = self._call(_batched, systems, neighbors)
+                for row, number in enumerate(chunk):
+                    one = Prediction(*(leaf[row] for leaf in found))
+                    results[number] = _evaluation(self.model, frames[number], one, Place(path, number))
+                bar.update(len(chunk))
+        return [result for result in results if result is not None]
+
+    def _chunks(self, sizes: np.ndarray) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+        """Numbers of the frames of each call, and the shape (frames, atoms, slots) of the call."""
+        for group in groups_of_like_size(sizes):
+            atoms, slots = (int(size) for size in sizes[group].max(axis=0))
+            calls = min(len(group), -(-len(group) * bucket(atoms) // ATOMS_PER_CALL))
+            frames = -(-len(group) // calls)
+            shape = self._shape((frames, atoms, slots))
+            for start in range(0, len(group), frames):
+                yield group[start : start + frames], shape
+
+    def _padded(self, atoms: ase.Atoms, capacity: int, slots: int, place: Place) -> tuple[System, Neighbors]:
+        kept = prepare(atoms, self.model.cutoff, place).padded(capacity, slots)
+        return kept.system(atoms, self.model.elements, self.dtype), kept.neighbors
+
+    def _shape(self, sizes: tuple[int, ...], headroom: float = 1.0) -> tuple[int, ...]:
+        """The smallest compiled shape ([frames,] atoms, slots) that holds `sizes` without much waste, or a new one."""
+        *frames, atoms, slots = sizes
+        new = (*(bucket(count, 1) for count in frames), bucket(atoms), bucket(int(headroom * slots)))
+        fitting = [
+            shape
+            for shape in self._shapes
+            if len(shape) == len(sizes)
+            and all(size <= has <= ROOM * most for size, has, most in zip(sizes, shape, new, strict=True))
+        ]
+        if fitting:
+            return min(fitting, key=math.prod)
+        self._shapes.append(new)
+        return new
+
+    def _call(self, function: Any, system: System, neighbors: Neighbors) -> Prediction:
+        before = _traces.count
+        result = function(self.model, self.params, system, neighbors)
+        self._compilations += _traces.count - before
+        return Prediction(*(np.asarray(leaf, dtype=np.float64) for leaf in result))
+
+
+class _Traces:
+    """Counts how often the functions below are traced, which is how often they are compiled."""
+
+    count = 0
+
+
+_traces = _Traces()
+
+
+# Shared by all evaluators: a second one for the same model finds everything compiled.
+@partial(jax.jit, static_argnums=0)
+def _single(model, params, system, neighbors):
+    _traces.count += 1
+    return predict(model, params, system, neighbors)
+
+
+@partial(jax.jit, static_argnums=0)
+def _batched(model, params, systems, neighbors):
+    _traces.count += 1
+    frames, atoms = systems.species.shape
+    # On a CPU only as many structures side by side as fill a block; the intermediates then stay in the cache.
+    together = BLOCK if jax.default_backend() == "cpu" else 64 * BLOCK
+    return jax.lax.map(
+        lambda one: predict(model, params, *one),
+        (systems, neighbors),
+        batch_size=min(frames, max(1, together // atoms)),
+    )
+
+
+def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, place: Place) -> Evaluation:
+    """Strips the padding, adds the offsets in float64, and refuses what is not finite."""
+    E_i = prediction.atomic_energies[: len(atoms)] + model.offset_energies(species_of(atoms.numbers, model.elements))
+    forces = prediction.forces[: len(atoms)]
+    for field, value in (("energy", E_i), ("forces", forces), ("stress", prediction.virial)):
+        if not np.isfinite(value).all():
+            raise place.error("the model gives a result that is not finite here", field)
+    stress = None
+    if atoms.pbc.all():
+        stress = -0.5 * (prediction.virial + prediction.virial.T) / atoms.cell.volume
+    return Evaluation(float(E_i.sum()), E_i, forces, stress)

@@ -1,0 +1,151 @@
+"""Structures made ready for evaluation on the host: checks, neighbour lists that last, padding, groups of like size."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ase
+import numpy as np
+
+from bpjax.elements import species_of
+from bpjax.errors import StructureError
+from bpjax.io.structures import CLOSEST
+from bpjax.neighbors import bucket, neighbor_list
+from bpjax.system import Neighbors, System, system_from_arrays
+
+COMPILATION = 5_000_000
+"""What one compilation costs, in neighbour slots that could be evaluated in the same time (a few seconds, on a CPU)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a structure comes from, for messages."""
+
+    path: str | os.PathLike[str] | None
+    frame: int | None
+
+    def error(self, message: str, field: str | None = None) -> StructureError:
+        """The error to raise about this structure."""
+        return StructureError(message, self.path, self.frame, field)
+
+    def __str__(self) -> str:
+        path = None if self.path is None else os.fspath(self.path)
+        frame = None if self.frame is None else f"frame {self.frame}"
+        return ": ".join(part for part in (path, frame) if part) or "structure"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A neighbour list and the structure that it was made for.
+
+    `origin` (N, 3) is subtracted from the positions before they are rounded to float32: whole lattice vectors that
+    bring atoms back into the cell, and the centre. The list belongs to the positions without it.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    origin: np.ndarray
+    neighbors: Neighbors
+    nearest: float
+
+    def serves(self, atoms: ase.Atoms, skin: float) -> bool:
+        """Whether the list still holds all neighbours, and no two atoms can have met since."""
+        same = (
+            np.array_equal(self.numbers, atoms.numbers)
+            and np.array_equal(self.pbc, atoms.pbc)
+            and np.array_equal(self.cell, atoms.cell.array)
+        )
+        if not same:
+            return False
+        moved = np.sqrt(np.max(np.sum((atoms.positions - self.positions) ** 2, axis=1)))
+        return bool(2 * moved <= skin and self.nearest - 2 * moved >= CLOSEST)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Atoms, and the most neighbours that one of them has."""
+        return len(self.numbers), int(self.neighbors.mask.sum(axis=1).max())
+
+    def padded(self, capacity: int, slots: int) -> Prepared:
+        """The same with more rows and slots, all of them masked; of a list that is not padded yet."""
+        rows, columns = (0, capacity - len(self.numbers)), (0, slots - self.size[1])
+        widths: Any = ((rows, columns), (rows, columns, (0, 0)), (rows, columns))
+        idx, shift, mask = (np.pad(np.asarray(a), w) for a, w in zip(self.neighbors, widths, strict=True))
+        neighbors = Neighbors(idx, shift, mask)
+        return replace(self, neighbors=neighbors)
+
+    def system(self, atoms: ase.Atoms, elements: tuple[str, ...], dtype: str) -> System:
+        """The structure in the model's terms, padded to the rows of the list; molecules get a cell of zeros."""
+        positions = atoms.positions - self.origin
+        capacity = len(self.neighbors.mask)
+        system = system_from_arrays(
+            atoms.numbers, positions, None, self.pbc, elements, dtype=np.dtype(dtype), capacity=capacity
+        )
+        return system._replace(cell=np.where(self.pbc[:, None], self.cell, 0.0).astype(dtype))
+
+
+def check(atoms: ase.Atoms, elements: tuple[str, ...], place: Place) -> None:
+    """Checks that need no neighbours."""
+    if len(atoms) == 0:
+        raise place.error("has zero atoms")
+    for field, value in (("positions", atoms.positions), ("cell", atoms.cell.array)):
+        finite = np.isfinite(value)
+        if not finite.all():
+            row = int(np.argmin(finite.all(axis=1)))
+            raise place.error(f"row {row} holds {value[row][~finite[row]][0]}", field)
+    species_of(atoms.numbers, elements, str(place))
+
+
+def prepare(atoms: ase.Atoms, radius: float, place: Place) -> Prepared:
+    """Neighbours within `radius`, with as few slots as hold them, after the checks that need them."""
+    pbc, cell = atoms.pbc.copy(), atoms.cell.array.copy()
+    vectors = cell[pbc]
+    origin = np.floor(atoms.positions @ np.linalg.pinv(vectors)) @ vectors if pbc.any() else np.zeros((1, 3))
+    origin = origin + (atoms.positions - origin).mean(axis=0)
+    R = atoms.positions - origin
+    try:
+        idx, shift, mask = neighbor_list(R, cell, pbc, radius)
+    except StructureError as error:
+        raise place.error(error.message, "cell") from error
+    slots = int(mask.sum(axis=1).max())  # real slots come first
+    idx, mask = idx[:, :slots], mask[:, :slots]
+    shift = np.zeros((*idx.shape, 3), np.int32) if shift is None else shift[:, :slots]
+    R_ij = R[idx] + shift @ cell - R[:, None]
+    r_ij = np.where(mask, np.sqrt(np.sum(R_ij**2, axis=-1)), np.inf)
+    nearest = float(np.min(r_ij, initial=np.inf))
+    if nearest < CLOSEST:
+        i, slot = np.argwhere(r_ij == nearest)[0]
+        raise place.error(f"atoms {i} and {idx[i, slot]} are at one place ({nearest:.3g} A apart)", "positions")
+    return Prepared(
+        atoms.numbers.copy(), atoms.positions.copy(), cell, pbc, origin, Neighbors(idx, shift, mask), nearest
+    )
+
+
+def groups_of_like_size(sizes: np.ndarray) -> list[list[int]]:
+    """Groups of frames to be padded alike, so that compilations and padding together cost least.
+
+    Starts from one group for each bucket of atoms and merges adjacent ones as long as the slots that this adds as
+    padding are cheaper than the compilation that it saves.
+
+    Args:
+      sizes: atoms and slots of each frame, (F, 2).
+    """
+
+    def work(group: list[int]) -> int:
+        return len(group) * int(np.prod(sizes[group].max(axis=0)))
+
+    groups: dict[int, list[int]] = {}
+    for number in np.lexsort((sizes[:, 1], sizes[:, 0])):
+        groups.setdefault(bucket(int(sizes[number, 0])), []).append(int(number))
+    merged = list(groups.values())
+    while len(merged) > 1:
+        extra = [work(a + b) - work(a) - work(b) for a, b in itertools.pairwise(merged)]
+        at = int(np.argmin(extra))
+        if extra[at] > COMPILATION:
+            break
+        merged[at : at + 2] = [merged[at] + merged[at + 1]]
+    return merged

@@ -1,0 +1,9 @@
+"""Training of potentials on energies, forces and stresses."""
+
+from bpjax.training.fit import Fit as Fit
+from bpjax.training.fit import fit as fit
+from bpjax.training.losses import LikelihoodLoss as LikelihoodLoss
+from bpjax.training.options import DataOptions as DataOptions
+from bpjax.training.options import OptimizerOptions as OptimizerOptions
+from bpjax.training.options import TrainingOptions as TrainingOptions
+from bpjax.training.prepare import prepare as prepare

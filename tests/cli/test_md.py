@@ -1,0 +1,83 @@
+"""``bpjax md`` from the outside: files in, trajectory and log out, one line for each mistake."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+
+from bpjax.cli.main import main
+from bpjax.interop.ase import BpjaxCalculator
+from bpjax.potential import save
+from tests.dynamics.model import MODEL, crystal, params
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("md")
+    save(found / "model.bpjax", MODEL, params())
+    ase.io.write(found / "start.extxyz", crystal(1))
+    return found
+
+
+def command(folder, out, *more):
+    return ["md", str(folder / "model.bpjax"), str(folder / "start.extxyz"), "-o", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    out = folder / "run.extxyz"
+    more = ("--steps", "20", "--log-interval", "5", "--trajectory-interval", "10", "--temperature", "200")
+    assert main(command(folder, out, *more)) == 0
+    return out
+
+
+def test_trajectory_and_log(folder, run):
+    frames = ase.io.read(run, ":")
+    records = [json.loads(line) for line in run.with_suffix(".jsonl").read_text().splitlines()]
+    assert len(frames) == 3
+    assert [r["step"] for r in records] == [0, 5, 10, 15, 20]
+    assert {"time_fs", "potential_energy", "total_energy", "temperature", "pressure_gpa"} <= set(records[0])
+    assert records[0]["temperature"] == pytest.approx(200, rel=1e-4)
+    # What the log says of a frame is what the model says of it, to float32 rounding of positions and sums.
+    last = frames[-1].copy()
+    last.calc = BpjaxCalculator(folder / "model.bpjax")
+    assert records[-1]["potential_energy"] == pytest.approx(last.get_potential_energy(), abs=1e-4)
+    assert frames[-1].get_kinetic_energy() == pytest.approx(records[-1]["kinetic_energy"], rel=1e-4)
+    energies = np.array([r["total_energy"] for r in records])
+    assert np.ptp(energies) < 1e-3 * len(last)
+
+
+def test_existing_output_is_left_alone(folder, run, capsys):
+    before = run.read_bytes()
+    assert main(command(folder, run, "--steps", "5")) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert run.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--temperature", "-1"), ("temperature", "-1")),
+        (("--timestep", "0"), ("timestep", "positive")),
+        (("--steps", "0"), ("steps", "at least 1")),
+        (("--ensemble", "nvs"), ("nvs", "nve")),
+        (("--stepz", "3"), ("stepz",)),
+    ],
+)
+def test_bad_options(folder, tmp_path, capsys, more, words):
+    assert main(command(folder, tmp_path / "out.extxyz", *more)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(word in message for word in words), message
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_element(folder, tmp_path, capsys):
+    atoms = crystal(1)
+    atoms.symbols[1] = "Kr"
+    ase.io.write(tmp_path / "krypton.extxyz", atoms)
+    out = tmp_path / "out.extxyz"
+    assert main(["md", str(folder / "model.bpjax"), str(tmp_path / "krypton.extxyz"), "-o", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert "Kr" in message and message.count("\n") == 1
+    assert not out.exists()

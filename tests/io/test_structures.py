@@ -1,0 +1,310 @@
+import gzip
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+
+from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
+from bpjax.io.structures import (
+    check_structure,
+    group_of,
+    labels,
+    read_structures,
+    require_labels,
+    write_structures,
+)
+
+TEXT = """2
+Lattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 config_type=pair pbc="T T T"
+Si 0.0 0.0 0.0 0.1 0.0 0.0
+Si 2.0 0.0 0.0 -0.1 0.0 0.0
+"""
+
+
+def labelled(seed=0) -> Atoms:
+    random = np.random.default_rng(seed)
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=seed)
+    stress, forces = random.normal(size=6), random.normal(size=(4, 3))
+    atoms.calc = SinglePointCalculator(atoms, energy=random.normal(), forces=forces, stress=stress)
+    return atoms
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+# ---------------------------------------------------------------------------------------- good input
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "xyz", "traj", "json", "db", "extxyz.gz"])
+def test_reads_what_ase_writes(tmp_path, suffix):
+    frames = [labelled(seed) for seed in range(3)]
+    path = tmp_path / f"a.{suffix}"
+    ase.io.write(path, frames)
+    found = read_structures(path)
+    assert len(found) == 3
+    for a, b in zip(found, frames, strict=True):
+        np.testing.assert_allclose(a.positions, b.positions, atol=1e-7)
+        np.testing.assert_allclose(labels(a).energy, labels(b).energy)
+        np.testing.assert_allclose(labels(a).stress, labels(b).stress)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "a.cif", "a@2.xyz"])
+def test_reads_crystals_and_odd_names(tmp_path, name):
+    ase.io.write(tmp_path / name, bulk("Si"), format=None if "@" not in name else "extxyz")
+    (atoms,) = read_structures(tmp_path / name)
+    assert str(atoms.symbols) == "Si2"
+
+
+@pytest.mark.parametrize(("index", "energies"), [(":", [0, 1, 2, 3]), ("1", [1]), (-1, [3]), ("::2", [0, 2])])
+def test_index(tmp_path, index, energies):
+    frames = []
+    for energy in range(4):
+        frames.append(Atoms("H"))
+        frames[-1].info["energy"] = float(energy)
+    write_structures(tmp_path / "a.xyz", frames)
+    assert [labels(atoms).energy for atoms in read_structures(tmp_path / "a.xyz", index)] == energies
+
+
+def test_written_structures_return_exactly(tmp_path):
+    atoms = labelled()
+    atoms.info.update(config_type="two words", step=3, flag=True, vector=np.array([0.1, 0.2]), table={"a": [1]})
+    atoms.set_momenta(np.random.default_rng(1).normal(size=(4, 3)))
+    atoms.set_tags([0, 1, 2, 3])
+    atoms.arrays["chosen"] = np.array([True, False, True, True])
+    atoms.set_constraint(FixAtoms([1]))
+    atoms.set_pbc([True, True, False])
+    atoms.calc = SinglePointCalculator(atoms, **atoms.calc.results, energies=np.arange(4.0))
+    write_structures(tmp_path / "a.extxyz", atoms)
+    (found,) = read_structures(tmp_path / "a.extxyz")
+    for name in ("positions", "numbers", "momenta", "tags", "chosen"):
+        np.testing.assert_array_equal(found.arrays[name], atoms.arrays[name])
+    np.testing.assert_array_equal(found.cell.array, atoms.cell.array)
+    np.testing.assert_array_equal(found.pbc, atoms.pbc)
+    np.testing.assert_array_equal(found.constraints[0].index, [1])
+    for name in ("energy", "forces", "stress", "energies"):
+        np.testing.assert_array_equal(found.calc.results[name], atoms.calc.results[name])
+    assert found.info["config_type"] == "two words" and found.info["table"] == {"a": [1]}
+    assert found.info["step"] == 3 and found.info["flag"] is True
+    np.testing.assert_array_equal(found.info["vector"], [0.1, 0.2])
+
+
+def test_line_breaks_in_info_do_not_break_the_file(tmp_path):
+    atoms = Atoms("H", info={"note": "a\nb"})
+    write_structures(tmp_path / "a.xyz", [atoms, atoms])
+    assert len(read_structures(tmp_path / "a.xyz")) == 2
+
+
+def test_own_images_may_be_near_but_not_at_one_place():
+    check_structure(Atoms("H", cell=[1, 1, 1], pbc=True))
+    check_structure(Atoms("H2", positions=[[0, 0, 0], [0, 0, 4.95]], cell=[5, 5, 5]))
+    with pytest.raises(StructureError, match="atoms 0 and 1 are at one place"):
+        check_structure(Atoms("H2", positions=[[0, 0, 0], [0, 0, 4.95]], cell=[5, 5, 5], pbc=True))
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (True, False, False), (False, False, False)])
+def test_partly_periodic_cells_need_only_their_own_vectors(pbc):
+    cell = np.where(np.array(pbc)[:, None], np.diag([4.0, 4.0, 4.0]), 0)
+    check_structure(Atoms("H", cell=cell, pbc=pbc))
+    check_structure(Atoms("H", cell=np.where(np.array(pbc)[:, None], cell, [4.0, 0, 0]), pbc=pbc))
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a.xyz: is empty"),
+        ("hello\n", "a.xyz: line 1: expected the number of atoms, found 'hello'"),
+        (TEXT + TEXT[:20], "a.xyz: line 6: truncated: frame 1 ends in its comment line"),
+        (TEXT + TEXT[:132], "a.xyz: line 7: truncated: frame 1 needs 7 columns, found 5"),
+        (TEXT + "\n".join(TEXT.split("\n")[:3]) + "\n", "a.xyz: line 7: truncated: frame 1 has 1 of 2 atoms"),
+        (TEXT + "\n" + TEXT, "a.xyz: line 5: empty line where the number of atoms should stand"),
+        (TEXT.replace("2.0 0.0", "2.0 abc"), "a.xyz: line 4: expected a number, found 'abc'"),
+        (TEXT.replace("Si 2.0", "2.0"), "a.xyz: line 4: frame 0 needs 7 columns, found 6"),
+        (TEXT + TEXT.replace("Si 2", "Xq 2"), "a.xyz: cannot be read as extxyz (frame 1): "),
+        (TEXT.replace("2\n", "3\n", 1) + TEXT, "a.xyz: line 5: frame 0 needs 7 columns, found 1"),
+        (TEXT + "9" * 40, "a.xyz: line 5: expected the number of atoms"),
+    ],
+)
+def test_broken_extxyz_names_the_line(tmp_path, text, message):
+    path = write(tmp_path / "a.xyz", text)
+    with pytest.raises(FormatError) as caught:
+        read_structures(path)
+    assert str(caught.value).startswith(f"{tmp_path}/{message}") and "\n" not in str(caught.value)
+
+
+def test_last_line_without_line_feed_and_blank_lines_at_the_end_are_fine(tmp_path):
+    assert len(read_structures(write(tmp_path / "a.xyz", (TEXT + TEXT).rstrip("\n")))) == 2
+    assert len(read_structures(write(tmp_path / "a.xyz", TEXT + TEXT + "\n\n"))) == 2
+
+
+@pytest.mark.parametrize("suffix", ["cif", "traj", "json", "db", "vasp", "xyz.gz", "weird", "nc", "pdb"])
+@pytest.mark.parametrize("content", [b"hello\n", bytes(range(256)) * 10, b"\x00" * 100])
+def test_any_broken_file_is_one_line_naming_it(tmp_path, suffix, content):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises((FormatError, StructureError)) as caught:  # some readers find zero atoms in anything
+        read_structures(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["traj", "extxyz", "json", "extxyz.gz"])
+def test_truncated_files_are_noticed(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    ase.io.write(path, [labelled(seed) for seed in range(3)])
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(FormatError, match=f"a.{suffix}"):
+        read_structures(path)
+
+
+def test_missing_file_folder_and_frame(tmp_path):
+    with pytest.raises(FormatError, match=r"none\.xyz: no such file"):
+        read_structures(tmp_path / "none.xyz")
+    with pytest.raises(FormatError, match="is a folder"):
+        read_structures(tmp_path)
+    path = write(tmp_path / "a.xyz", TEXT)
+    with pytest.raises(FormatError, match=r"a\.xyz"):
+        read_structures(path, "5")
+    with pytest.raises(FormatError, match=r"a\.xyz: has no frame 5:"):
+        read_structures(path, "5:")
+    with pytest.raises(ConfigError, match=r"'last' selects no frames; use"):
+        read_structures(path, "last")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("Si 2.0", "Si nan"), "frame 1: positions: holds nan (entry 1, 0)"),
+        (("energy=-1.5", "energy=nan"), "frame 1: energy: holds nan"),
+        (("energy=-1.5", "energy=low"), "frame 1: energy: is not numeric: 'low'"),
+        (("-0.1", "inf"), "frame 1: forces: holds inf (entry 1, 0)"),
+        (("5 0 0 0 5", "5 0 0 0 nan"), "frame 1: cell: holds nan (entry 1, 1)"),
+        (("0 0 5\"", "0 0 0\""), "frame 1: cell: is periodic along c, but this vector has no length"),
+        (("0 0 5\"", "0 5 0\""), "frame 1: cell: has zero volume"),
+        (("Si 2.0", "Si 5.01"), "frame 1: positions: atoms 0 and 1 are at one place (0.01 A apart)"),
+        (("energy=-1.5", 'stress="1 2 3 4 5 6 7 8 inf"'), "frame 1: "),
+    ],
+)  # fmt: skip
+def test_nonsense_names_file_frame_and_field(tmp_path, change, message):
+    path = write(tmp_path / "a.xyz", TEXT + TEXT.replace(*change) + TEXT)
+    with pytest.raises(BpjaxError) as caught:
+        read_structures(path)
+    if message != "frame 1: ":
+        assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value) and "frame 1" in str(caught.value)
+
+
+def test_zero_atoms(tmp_path):
+    ase.io.write(tmp_path / "a.xyz", [Atoms("H"), Atoms()], format="extxyz")
+    with pytest.raises(StructureError, match=r"a\.xyz: frame 1: has zero atoms"):
+        read_structures(tmp_path / "a.xyz")
+
+
+def test_frame_number_is_that_of_the_file(tmp_path):
+    path = write(tmp_path / "a.xyz", TEXT * 3 + TEXT.replace("Si 2.0", "Si 0.0"))
+    with pytest.raises(StructureError, match=r"frame 3: positions"):
+        read_structures(path, "1::2")
+
+
+# ---------------------------------------------------------------------------------------- labels
+
+
+def test_labels_from_calculator_info_and_arrays():
+    atoms = labelled()
+    found = labels(atoms)
+    assert found.energy == atoms.calc.results["energy"]
+    xx, yy, zz, yz, xz, xy = atoms.calc.results["stress"]
+    np.testing.assert_array_equal(found.stress, [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    atoms.calc = None
+    assert labels(atoms).energy is labels(atoms).forces is labels(atoms).stress is None
+    atoms.info.update(energy=1.0, stress=np.arange(9.0))
+    atoms.arrays["forces"] = np.ones((4, 3), np.float32)
+    found = labels(atoms)
+    assert found.energy == 1.0 and found.forces.dtype == np.float64 and found.stress.shape == (3, 3)
+
+
+def test_energy_goes_before_free_energy_and_stress_before_virial():
+    atoms = Atoms("H", cell=[2, 2, 2], pbc=True, info={"free_energy": 2.0, "virial": np.diag([8.0, 16.0, 24.0])})
+    assert labels(atoms).energy == 2.0
+    np.testing.assert_allclose(labels(atoms).stress, -np.diag([1.0, 2.0, 3.0]), rtol=1e-14)
+    atoms.info.update(energy=1.0, stress=np.eye(3))
+    assert labels(atoms).energy == 1.0
+    np.testing.assert_array_equal(labels(atoms).stress, np.eye(3))
+
+
+def test_virial_has_the_sign_of_the_strain_derivative():
+    """Virial = -dE/d strain, stress = dE/d strain / V: with a calculator that knows its stress."""
+    atoms = bulk("Cu", a=3.4)
+    atoms.calc = EMT()
+    stress = atoms.get_stress(voigt=False)
+    bare = Atoms("Cu", cell=atoms.cell, pbc=True, info={"virial": -stress * atoms.get_volume()})
+    np.testing.assert_allclose(labels(bare).stress, stress)
+
+
+def test_nothing_is_calculated_and_stale_results_are_void():
+    atoms = bulk("Cu")
+    atoms.calc = EMT()
+    assert labels(atoms).energy is None
+    atoms = labelled()
+    atoms.positions[0, 0] += 0.1
+    assert labels(atoms).energy is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("energy", "low"), ("energy", [1.0, 2.0]), ("stress", [1.0]), ("energy", True)]
+)
+def test_labels_of_wrong_type_are_named(name, value):
+    with pytest.raises(StructureError, match=f"a.xyz: frame 4: {name}: "):
+        labels(Atoms("H", info={name: value}), "a.xyz", 4)
+
+
+def test_forces_of_wrong_shape():
+    atoms = Atoms("H")
+    atoms.calc = SinglePointCalculator(atoms, forces=np.zeros((2, 3)))
+    with pytest.raises(StructureError, match=r"forces: has shape \(2, 3\), not \(1, 3\)"):
+        check_structure(atoms)
+
+
+def test_group():
+    assert group_of(Atoms("H", info={"config_type": "a", "group": "b"})) == "a"
+    assert group_of(Atoms("H", info={"group": "b"})) == "b"
+    assert group_of(Atoms("H")) == "default"
+
+
+def test_missing_labels_name_file_frame_and_what_there_is():
+    frames = [labelled(), bulk("Cu")]
+    frames[1].info["dft_energy"] = 1.0
+    assert len(require_labels(frames[:1], "a.xyz", stress=True)) == 1
+    with pytest.raises(StructureError, match=r"^a\.xyz: frame 1: energy: missing; the file has dft_energy, positions$"):
+        require_labels(frames, "a.xyz")
+    frames[1].info["energy"] = 1.0
+    with pytest.raises(StructureError, match=r"a\.xyz: frame 1: forces: missing"):
+        require_labels(frames, "a.xyz")
+    require_labels(frames, "a.xyz", forces=False)
+    with pytest.raises(StructureError, match=r"a\.xyz: frame 1: stress: missing"):
+        require_labels(frames, "a.xyz", forces=False, stress=True)
+    water = molecule("H2O")
+    water.info["energy"] = 0.0
+    require_labels([water], None, forces=False, stress=True)  # a molecule has no stress
+
+
+def test_shared_sets_are_read(shared):
+    paths = sorted((shared / "data" / "mlearn").glob("Si_*.extxyz"))
+    for path in paths:
+        frames = read_structures(path)
+        require_labels(frames, path)
+        assert group_of(frames[0]) == "Vacancy"
+
+
+def test_compressed_text(tmp_path):
+    (tmp_path / "a.xyz.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert len(read_structures(tmp_path / "a.xyz.gz")) == 1

@@ -1,0 +1,66 @@
+"""What README.md tells readers to type works."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from bpjax.cli import COMMANDS
+from bpjax.spec import from_toml
+from bpjax.training import TrainingOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_begins_with_the_two_commands():
+    install, test = blocks("sh")[:2]
+    assert install.strip().endswith("bpjax quickstart") and " -m pytest" in test
+    for command in (install, test):
+        assert len(command.splitlines()) == 1 and command.startswith("python3 -m venv .venv && ")
+    before = TEXT[: TEXT.index(test)]
+    assert before.count("\n\n") <= 4  # title, one sentence for each command, and the commands
+
+
+def test_training_file_is_accepted(tmp_path):
+    (text,) = blocks("toml")
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    options = from_toml(TrainingOptions, path)
+    assert options.data.train == ("train.extxyz",) and options.descriptor.cutoff == 5.5
+
+
+def test_every_command_is_in_the_table():
+    listed = re.findall(r"^\| `bpjax (\w+)", TEXT, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_example_runs(tmp_path, monkeypatch, capsys):
+    import ase.io
+
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 18
+    for long, short in (("steps=8000", "steps=20"), ("steps=200,", "steps=100,"), ("cutoff=5.5", "cutoff=4.0")):
+        assert long in code
+        code = code.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert float(capsys.readouterr().out.split()[0]) == pytest.approx(-107.0 * 8, abs=20)
+    assert len(ase.io.read("nvt.extxyz", ":")) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a POSIX shell")
+def test_ci_runs_the_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"grep -m 1 -E '([^']+)' README.md", script)
+    assert re.search(pattern, TEXT, flags=re.MULTILINE)

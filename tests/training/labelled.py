@@ -1,0 +1,41 @@
+"""Small labelled structures of two elements, of several kinds: crystals, one-atom cells, a molecule, a slab."""
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+
+def labelled(atoms: Atoms, group: str) -> Atoms:
+    """The structure with energy, forces and, where it is periodic, stress of effective-medium theory."""
+    atoms.calc = EMT()
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    if atoms.pbc.all():
+        results["stress"] = atoms.get_stress(voigt=False)
+    found = Atoms(atoms, info={"config_type": group})
+    found.calc = SinglePointCalculator(found, **results)
+    return found
+
+
+def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
+    """Copper and aluminium, strained and rattled, `count` of them."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for n in range(count):
+        kind = n % 4
+        if kind == 0:
+            atoms = bulk("Cu", "fcc", a=rng.uniform(3.4, 3.9))
+        elif kind == 1:
+            atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+            atoms.symbols[rng.integers(4)] = "Al"
+        elif kind == 2:
+            atoms = fcc111("Al", (1, 1, 3), a=4.0, vacuum=4.0)
+            atoms.pbc = [True, True, False]
+        else:
+            atoms = Atoms("Cu2Al", positions=[[0, 0, 0], [2.4, 0, 0], [1.2, 2.2, 0]])
+        if kind != 2 and atoms.pbc.any():
+            atoms.set_cell(atoms.cell @ (np.eye(3) + rng.normal(scale=0.03, size=(3, 3))), scale_atoms=True)
+        atoms.rattle(0.1, seed=int(rng.integers(1 << 30)))
+        frames.append(labelled(atoms, ("primitive", "alloy", "slab", "molecule")[kind]))
+    return frames
