@@ -34,7 +34,6 @@ from bpjax.io.atomic import write_bytes
 
 FORMAT = "bpjax-model"
 VERSION = 1
-SUFFIX = ".bpjax"
 
 META_FIELDS = ("spec", "elements", "units", "provenance")
 _FIELDS = ("format", "version", *META_FIELDS, "arrays")
