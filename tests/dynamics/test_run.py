@@ -9,7 +9,7 @@ import pytest
 from ase.build import bulk
 
 from bpjax import units
-from bpjax.analysis.eos import birch_murnaghan
+from bpjax.analysis.eos import birch_murnaghan, energy_volume
 from bpjax.dynamics import MDDivergedError, PairCorrelation, run_md
 from bpjax.dynamics.settings import Settings
 from bpjax.dynamics.simulation import Coordinates, thermal_momenta
@@ -297,16 +297,9 @@ def test_cold_barostat_finds_the_minimum_of_the_energy_volume_curve():
         MODEL, params(), crystal(3, rattle=0.0), ensemble="npt", temperature=5.0, pressure=0.0, steps=10_000,
         timestep_fs=2.0, barostat_time_fs=500.0, seed=3,
     )  # fmt: skip
+    volumes = (np.linspace(0.96, 1.04, 9) * LATTICE) ** 3 / 4
     evaluator = Evaluator(MODEL, params(np.float64), "float64")
-    primitive = crystal(1, rattle=0.0)
-    lattice = np.linspace(0.96, 1.04, 9) * LATTICE
-    energies = [evaluator.evaluate(_scaled(primitive, a)).energy for a in lattice]
-    found = birch_murnaghan(lattice**3 / 4, np.array(energies) / 4)
+    curve = energy_volume(evaluator, {"fcc": crystal(1, rattle=0.0)}, {"fcc": volumes})
+    found = birch_murnaghan(volumes, curve["fcc"])
     volume = cold.log["volume"][len(cold.log["volume"]) // 3 :].mean() / len(crystal(3))
     assert volume == pytest.approx(found.volume, rel=2e-3)
-
-
-def _scaled(atoms, a):
-    scaled = atoms.copy()
-    scaled.set_cell([a, a, a], scale_atoms=True)
-    return scaled
