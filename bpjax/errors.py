@@ -7,6 +7,7 @@ Inside jit nothing raises; see the flags of `Prediction`.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 class BpjaxError(Exception):
@@ -39,6 +40,16 @@ class CapacityError(BpjaxError):
 
 class DivergedError(BpjaxError):
     """Training or dynamics that reached non-finite or absurd values."""
+
+
+class ExtrapolationError(BpjaxError):
+    """Dynamics that left the training data of its model too often.
+
+    Attributes:
+      atoms: the last good state of the run (ASE atoms), None if there was none.
+    """
+
+    atoms: Any = None
 
 
 class OutputExistsError(BpjaxError):

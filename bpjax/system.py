@@ -42,12 +42,16 @@ class Environment(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Energy and its derivatives. `virial` is -dE/d(strain) in eV; stress is `-virial / volume` (ASE sign)."""
+    """Energy and its derivatives. `virial` is -dE/d(strain) in eV; stress is `-virial / volume` (ASE sign).
+
+    `outside` counts the features of each atom that lie outside the range of training; None where nobody asked.
+    """
 
     energy: Float[Array, "*batch"]
     atomic_energies: Float[Array, "*batch N"]
     forces: Float[Array, "*batch N 3"]
     virial: Float[Array, "*batch 3 3"]
+    outside: Int[Array, "*batch N"] | None = None
 
 
 def system_from_arrays(

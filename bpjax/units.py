@@ -4,6 +4,8 @@ Inside bpjax energies are eV, lengths angstrom, masses amu and charges e. Then f
 natural time unit is A sqrt(amu/eV) = 10.18 fs. Nothing else in the package multiplies by a physical constant of its own.
 """
 
+from bpjax.errors import ConfigError
+
 BOLTZMANN = 8.617333262145179e-5
 """Boltzmann constant, eV/K."""
 
@@ -24,3 +26,24 @@ HARTREE = 27.211386245988
 
 BOHR = 0.529177210903
 """One bohr in angstrom."""
+
+SYSTEMS = {"hartree-bohr": (HARTREE, BOHR), "ev-angstrom": (1.0, 1.0)}
+"""Units that RuNNer and n2p2 files are found in: (energy in eV, length in A) of each."""
+
+
+def unit_system(name: str | None, what: str) -> tuple[float, float]:
+    """Energy in eV and length in A of one of `SYSTEMS`.
+
+    Args:
+      name: its name.
+      what: the file or folder that is read or written, for messages.
+
+    Raises:
+      ConfigError: None, because such files do not say their units, or an unknown name.
+    """
+    allowed = " or ".join(SYSTEMS)
+    if name is None:
+        raise ConfigError(f"RuNNer and n2p2 files do not say their units; give {allowed}", what, "units")
+    if name not in SYSTEMS:
+        raise ConfigError(f"{name!r} is not known; give {allowed}", what, "units")
+    return SYSTEMS[name]

@@ -20,13 +20,18 @@ import pytest
 from jax.test_util import check_grads
 
 from bpjax.descriptors.base import Descriptor
+from bpjax.descriptors.function_kernels import CORE_FORMULAS
 from bpjax.spec import from_spec, to_spec
 
 K = 7
 """Slots of the environments."""
 
-VANISHING = {"cosine": 1, "tanh3": 2, "tanh3n": 2, "exp": 4, "poly1": 1, "poly2": 2, "poly3": 3, "poly4": 4}
+VANISHING = {"hard": -1, "cosine": 1, "tanh3": 2, "tanh3n": 2, "exp": 4, "poly1": 1, "poly2": 2, "poly3": 3, "poly4": 4}
 """Derivatives of each cutoff function that go to zero at the cutoff radius, counted independently of the package."""
+
+
+CENTRE = 0
+"""Species of the atom in the middle."""
 
 
 def _direction(n, dtype=jnp.float64):
@@ -41,14 +46,14 @@ def _combination(descriptor, dtype):
 
 def _combined(descriptor, R_ij, species_j, mask):
     """One number that depends on every feature."""
-    G = descriptor(R_ij, species_j, mask)
+    G = descriptor(R_ij, species_j, mask, CENTRE)
     return jnp.sum(G * _combination(descriptor, G.dtype))
 
 
 @partial(jax.jit, static_argnums=0)
 def features_and_gradient(descriptor, R_ij, species_j, mask):
     """All features, and the gradient of the combined ones, compiled together."""
-    G, pullback = jax.vjp(lambda R: descriptor(R, species_j, mask), R_ij)
+    G, pullback = jax.vjp(lambda R: descriptor(R, species_j, mask, CENTRE), R_ij)
     return G, pullback(_combination(descriptor, G.dtype))[0]
 
 
@@ -209,7 +214,9 @@ class DescriptorContract:
             return [np.abs(a - b) for a, b in zip(*out, strict=True)]
 
         inside, edge = [difference(x * r_c) for x in (0.5, 0.6, 0.7, 0.8, 0.9)], difference(r_c - 1e-6)
-        promised = min(2, VANISHING[getattr(descriptor, "cutoff_kind", "cosine")])
+        cores = {f.core for functions in getattr(descriptor, "functions", ()) for f in functions if f.core}
+        kinds = {getattr(descriptor, "cutoff_kind", "cosine")} | {CORE_FORMULAS[c.removesuffix("a")] for c in cores}
+        promised = min(2, *(VANISHING[kind] for kind in kinds))
         for order in range(promised + 1):
             # What is left 1e-6 A before the cutoff is at most first order in this distance: 1e-6 times a ratio of
             # derivatives of the cutoff function, below 100.
@@ -228,8 +235,10 @@ class DescriptorContract:
         # truncation h^2 f''' / 6 and rounding eps f / h are below 1e-7 of the largest for h = 1e-4. With zeta < 2 the
         # third derivative has no bound at this edge: linear in h.
         h, v = 1e-4, _direction(2)
-        zetas = [p.zeta for p in (*getattr(descriptor, "g4", ()), *getattr(descriptor, "g5", ()))]
-        rough = any(1 < zeta < 2 for zeta in zetas)
+        listed = [f for functions in getattr(descriptor, "functions", ()) for f in functions]
+        functions = [*getattr(descriptor, "g4", ()), *getattr(descriptor, "g5", ()), *listed]
+        # Likewise compact functions of angles centred on 0 or 180, where the core contains x^3.
+        rough = any(1 < f.zeta < 2 or getattr(f, "core", "")[:2] in ("p1", "p2") for f in functions)
         for name, (R, species, mask) in special_environments(descriptor).items():
             if not name.startswith(("in line", "opposite")):
                 continue
@@ -256,12 +265,12 @@ class DescriptorContract:
 
     def test_jit_is_eager(self, descriptor):
         env = environment(descriptor)
-        _close(features(descriptor, *env), descriptor(*env))
+        _close(features(descriptor, *env), descriptor(*env, CENTRE))
 
     def test_type_follows_the_positions(self, descriptor):
         R, species, mask = environment(descriptor)
-        assert jax.eval_shape(descriptor, R.astype(jnp.float32), species, mask).dtype == jnp.float32
-        assert jax.eval_shape(descriptor, R, species, mask).dtype == jnp.float64
+        assert jax.eval_shape(descriptor, R.astype(jnp.float32), species, mask, CENTRE).dtype == jnp.float32
+        assert jax.eval_shape(descriptor, R, species, mask, CENTRE).dtype == jnp.float64
 
     def test_single_precision(self, descriptor):
         R, species, mask = environment(descriptor)

@@ -35,5 +35,6 @@ COMMANDS = {
     "evaluate": "errors of a model against labelled structures",
     "predict": "energies, forces and stresses of structures",
     "md": "molecular dynamics with jax-md",
+    "convert": "potentials and structures from and to n2p2 and RuNNer",
 }
 """Name of each command and what it does; the module is ``bpjax.cli.NAME``."""

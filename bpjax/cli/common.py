@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bpjax.errors import BpjaxError, ModelFileError, OutputExistsError
+import tyro
+
+from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
 
 if TYPE_CHECKING:
+    import ase
+
     from bpjax.potential.energy import Params, Potential
+
+Units = Annotated[Literal["hartree-bohr", "ev-angstrom"] | None, tyro.conf.arg(metavar="{hartree-bohr,ev-angstrom}")]
+"""Type of the option `units`; the names are those of `bpjax.units.SYSTEMS`."""
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:
@@ -30,6 +41,19 @@ def check_output(path: Path, overwrite: bool = False) -> None:
         raise BpjaxError(f"cannot write {path}: permission denied")
 
 
+def check_output_folder(path: Path, overwrite: bool = False) -> None:
+    """As `check_output`, for an output that is a folder. What an existing one holds is looked at when it is replaced."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise BpjaxError(f"cannot write {path}: it is a file, not a folder")
+    if path.is_dir() and not overwrite:
+        raise OutputExistsError(f"{path} already exists; it was left as it is (use --overwrite to replace it)")
+    parent = Path(os.path.realpath(path)).parent
+    if not parent.is_dir():
+        raise BpjaxError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if not os.access(parent, os.W_OK):
+        raise BpjaxError(f"cannot write {path}: permission denied")
+
+
 def use_dtype(dtype: str) -> None:
     """Puts JAX into double precision if "float64" is asked for. Must come before any array is made."""
     if dtype == "float64":
@@ -38,17 +62,68 @@ def use_dtype(dtype: str) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def load_model(path: Path) -> tuple[Potential, Params]:
-    """Reads a model.
+def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]:
+    """Reads a model: a .bpjax file, or a folder of n2p2 or RuNNer, also one with the members of a committee.
+
+    Args:
+      path: the file or folder.
+      units: "hartree-bohr" or "ev-angstrom", those of a folder; not used for files.
 
     Raises:
       ModelFileError: there is none, or it cannot be used.
+      FormatError: a file in the folder cannot be used.
+      ConfigError: a folder without units.
     """
-    if path.is_dir():
-        raise ModelFileError(path, "is a folder; models are files (NAME.bpjax), n2p2 folders cannot be read yet")
-    from bpjax.potential.store import load
+    if not path.is_dir():
+        from bpjax.potential.store import load
 
-    return load(path)
+        return load(path)
+    names = [found.name for found in path.iterdir()]
+    if not any(re.fullmatch(r"input\.nn|nnp-\d+", name) for name in names):
+        message = "is a folder without input.nn; a model is a .bpjax file or a folder of n2p2 or RuNNer"
+        raise ModelFileError(path, message)
+    from bpjax.interop.n2p2 import read_potential
+
+    with units_option():
+        return read_potential(path, units)
+
+
+def read_frames(path: Path, index: str | int = ":", units: str | None = None) -> list[ase.Atoms]:
+    """Reads structures; `bpjax.io.structures.read_structures` with the name of the option in its messages."""
+    from bpjax.io.structures import read_structures
+
+    with units_option():
+        return read_structures(path, index, units)
+
+
+@contextmanager
+def units_option() -> Iterator[None]:
+    """Calls the units in messages by the name of their option."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.field != "units":
+            raise
+        raise ConfigError(error.message, error.where, "--units") from error
+
+
+def keep_texts(atoms: ase.Atoms) -> None:
+    """Prepares texts in `info`, say the comments of RuNNer files, so that ASE reads them back from extended XYZ as they are.
+
+    It would take "1.0" for a number and "T" for a truth value, drop backslashes, and break at line feeds.
+    """
+    from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
+
+    for key, value in atoms.info.items():
+        if not isinstance(value, str):
+            continue
+        line = key_val_dict_to_str({key: value, "next": "x"})
+        if len(line.splitlines()) == 1 and not value.startswith("_JSON"):
+            read = key_val_str_to_dict(line)
+            if isinstance(read.get(key), str) and read == {key: value, "next": "x"}:
+                continue
+        # ASE's own notation for what is not plain; it takes off one layer of backslashes.
+        atoms.info[key] = "_JSON " + json.dumps(value).replace("\\", "\\\\")
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

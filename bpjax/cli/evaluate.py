@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import check_output, load_model, print_table, use_dtype
+from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_dtype
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,18 @@ class Options:
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """The model, a .bpjax file."""
+    """The model: a .bpjax file, or a folder of n2p2 or RuNNer (also a committee: a folder with nnp-1, nnp-2, ...)."""
 
     structures: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """Labelled structures in any format that ASE reads; all frames are taken."""
+    """Labelled structures in any format that ASE reads, or a RuNNer data file; all frames are taken."""
 
     json: Annotated[Path | None, tyro.conf.arg(metavar="OUT.json")] = None
     """Write the errors to this file too: energy_mae, energy_rmse (eV/atom), forces_mae, forces_rmse (eV/A), stress_mae,
-    stress_rmse (eV/A^3), counts, and the same for each kind under "groups"."""
+    stress_rmse (eV/A^3), counts, the same for each kind under "groups", and structures_outside, the number of structures
+    outside the range of training (null where the model does not know it)."""
+
+    units: Units = None
+    """Units of the files of n2p2 and RuNNer among MODEL and IN, which do not say them; required with such files alone."""
 
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the evaluation."""
@@ -43,26 +47,32 @@ def run(options: Options) -> None:
     if options.json is not None:
         check_output(options.json, options.overwrite)
     use_dtype(options.dtype)
-    model, params = load_model(options.model)
+    model, params = load_model(options.model, options.units)
 
     from bpjax.analysis.errors import error_metrics
+    from bpjax.cli.outside import ranges_known, structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
-    from bpjax.io.structures import group_of, labels, read_structures
+    from bpjax.io.structures import group_of, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
-    frames = read_structures(options.structures)
+    frames = read_frames(options.structures, units=options.units)
     reference = [labels(atoms, options.structures, number) for number, atoms in enumerate(frames)]
     if all(label.energy is None and label.forces is None and label.stress is None for label in reference):
         raise StructureError("no structure has an energy, forces or stress to compare with", options.structures)
-    predicted = Evaluator(model, params, options.dtype).evaluate_many(frames, progress, options.structures)
+    watch = ranges_known(params)
+    evaluator = Evaluator(model, params, options.dtype, watch=watch)
+    predicted = evaluator.evaluate_many(frames, progress, options.structures)
     metrics = error_metrics(
         predicted, reference, [len(atoms) for atoms in frames], [group_of(atoms) for atoms in frames]
     )
+    metrics["structures_outside"] = len(structures_outside(predicted)) if watch else None
     if options.json is not None:
         write_json(options.json, metrics)
     print_errors(str(options.structures), metrics)
+    if watch:
+        print(summary(predicted))
 
 
 def print_errors(title: str, metrics: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bpjax.cli.common import check_output, load_model, use_dtype
+from bpjax.cli.common import Units, check_output, load_model, read_frames, use_dtype
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Options:
     """
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """The model, a .bpjax file."""
+    """The model: a .bpjax file, or a folder of n2p2 or RuNNer (also a committee: a folder with nnp-1, nnp-2, ...)."""
 
     structure: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
-    """Where to start: any format that ASE reads."""
+    """Where to start: any format that ASE reads, or a RuNNer data file."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT.extxyz")]
     """The trajectory; the log gets the same name with the ending .jsonl."""
@@ -69,33 +69,49 @@ class Options:
     max_temperature: float | None = None
     """In K, above which the run has exploded and is stopped (default: 10 times the temperature, at least 5000)."""
 
+    units: Units = None
+    """Units of the files of n2p2 and RuNNer among MODEL and IN, which do not say them; required with such files alone."""
+
     dtype: Literal["float32", "float64"] = "float32"
     """Precision."""
+
+    max_extrapolations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Stop when the run has met more symmetry functions than this outside the range that they had in training, one for each
+    atom, function and step (default: do not count)."""
+
+    extrapolation_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE.extxyz")] = None
+    """Write frames with such functions to this file, at most one in --log-interval steps and without labels, and the functions,
+    values and ranges to FILE.jsonl beside it. Needs --max-extrapolations."""
 
     overwrite: bool = False
     """Replace the output files if they exist."""
 
     def __post_init__(self) -> None:
-        if self.output.suffix not in ("", ".extxyz", ".xyz"):
-            raise ValueError(f"output {self.output}: frames are written as extended XYZ; the name must end in .extxyz")
+        for name, path in (("output", self.output), ("extrapolation_file", self.extrapolation_file)):
+            if path is not None and path.suffix not in ("", ".extxyz", ".xyz"):
+                raise ValueError(f"{name} {path}: frames are written as extended XYZ; the name must end in .extxyz")
+        if self.max_extrapolations is not None and self.max_extrapolations < 0:
+            raise ValueError(f"max_extrapolations {self.max_extrapolations}: must be at least 0")
+        if self.extrapolation_file is not None and self.max_extrapolations is None:
+            raise ValueError("extrapolation_file: needs --max-extrapolations (a large number counts and never stops)")
 
 
 def run(options: Options) -> None:
     """Runs the simulation and says how it went."""
-    log = options.output.with_suffix(".jsonl")
-    for path in (options.output, log):
+    log, extrapolating = options.output.with_suffix(".jsonl"), options.extrapolation_file
+    more = () if extrapolating is None else (extrapolating, extrapolating.with_suffix(".jsonl"))
+    for path in (options.output, log, *more):
         check_output(path, options.overwrite)
     use_dtype(options.dtype)
-    model, params = load_model(options.model)
+    model, params = load_model(options.model, options.units)
 
     from bpjax.dynamics import run_md
-    from bpjax.io.structures import read_structures
     from bpjax.progress import progress
 
-    atoms = read_structures(options.structure, options.frame)[0]
+    atoms = read_frames(options.structure, options.frame, options.units)[0]
     names = (
         *("ensemble", "temperature", "steps", "pressure", "seed", "log_interval", "trajectory_interval"),
-        *("use_momenta", "max_temperature", "dtype", "overwrite"),
+        *("use_momenta", "max_temperature", "dtype", "overwrite", "max_extrapolations", "extrapolation_file"),
     )
     result = run_md(
         model,
@@ -111,3 +127,6 @@ def run(options: Options) -> None:
     )
     speed = result.timings["us_per_atom_step"]
     print(f"wrote {options.output} and {log}: {options.steps} steps, {speed:.1f} us per atom and step")
+    if result.extrapolations is not None:
+        kept = f"; frames are in {extrapolating}" if extrapolating is not None and result.extrapolations else ""
+        print(f"extrapolation: {result.extrapolations} warnings{kept}")

@@ -281,10 +281,19 @@ class ACSF:
         ]
         return tuple(radial + angular)
 
+    def working_set(self, slots: int) -> int:
+        """About how many numbers the evaluation of one environment holds at a time."""
+        parts = len(set(self.g4)) + sum(not self._through_moments(p) for p in self.g5)
+        return slots * slots * parts + slots * (self.size + (LARGEST_MOMENT + 1) ** 2)
+
     def __call__(
-        self, R_ij: Float[Array, "K 3"], species_j: Int[Array, " K"], mask: Bool[Array, " K"]
+        self,
+        R_ij: Float[Array, "K 3"],
+        species_j: Int[Array, " K"],
+        mask: Bool[Array, " K"],
+        species_i: Int[Array, ""] | int | None = None,
     ) -> Float[Array, " D"]:
-        """Features of one environment; see `bpjax.descriptors.base.Descriptor`."""
+        """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`."""
         dtype = R_ij.dtype
         R_ij = sanitised(R_ij, mask)
         r_ij = norm(R_ij)
@@ -316,9 +325,12 @@ class ACSF:
         power = angular_powers(_cosines(R_ij, r_ij), grid.shapes)
         return grid.pick(g4(radial_weights(r_ij, f_c, eta, r_s), w_jk, power, c, self.pairs))
 
-    def _wide(self, R_ij, r_ij, f_c, c, mask):
+    def _through_moments(self, p: Angular) -> bool:
         largest = {"moments": LARGEST_MOMENT, "auto": MOMENTS_PAY, "pairs": 0}[self.wide]
-        through_moments = [_has_moments(p) and p.zeta <= largest for p in self.g5]
+        return _has_moments(p) and p.zeta <= largest
+
+    def _wide(self, R_ij, r_ij, f_c, c, mask):
+        through_moments = [self._through_moments(p) for p in self.g5]
         out = jnp.zeros((len(self.g5), len(self.pairs)), r_ij.dtype)
         for moments in (True, False):
             chosen = np.flatnonzero(np.array(through_moments) == moments)

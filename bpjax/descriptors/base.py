@@ -4,8 +4,10 @@ A descriptor maps *one* environment to one feature vector; nobody writes an atom
 derivatives are made outside, by vmap and grad.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -33,8 +35,16 @@ class Descriptor(Protocol):
         """Name of each feature, (D,)."""
         ...
 
+    def working_set(self, slots: int) -> int:
+        """About how many numbers are held at a time for one environment of `slots` neighbours; decides the size of blocks."""
+        ...
+
     def __call__(
-        self, R_ij: Float[Array, "K 3"], species_j: Int[Array, " K"], mask: Bool[Array, " K"]
+        self,
+        R_ij: Float[Array, "K 3"],
+        species_j: Int[Array, " K"],
+        mask: Bool[Array, " K"],
+        species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment.
 
@@ -42,5 +52,20 @@ class Descriptor(Protocol):
           R_ij: pair vectors in A; masked slots hold any nonzero vector.
           species_j: species index of each neighbour.
           mask: which slots are real.
+          species_i: species index of the centre; many descriptors do not depend on it. A plain int, if it is known to the
+            compiler, saves the work for other elements.
         """
         ...
+
+
+def of_species(elements: Sequence[str], function: Callable[[int], Any], species: Int[Array, ""] | int) -> Any:
+    """What `function` gives for the species index of an atom.
+
+    For a plain int that is a call. For a traced index there is a branch for each element: one of them runs, or, where `vmap` runs
+    over atoms of unlike species, all do and the right result is picked.
+    """
+    if isinstance(species, int):
+        return function(species)
+    if len(elements) == 1:
+        return function(0)
+    return jax.lax.switch(species, [lambda s=s: function(s) for s in range(len(elements))])

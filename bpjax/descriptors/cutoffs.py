@@ -1,7 +1,8 @@
 r"""Cutoff functions f_c(r): 1 at the centre, 0 from the cutoff radius on, smooth in between.
 
 With an inner radius :math:`r_i = \alpha r_c` the function is 1 up to :math:`r_i` and the formula holds in
-:math:`x = (r - r_i) / (r_c - r_i)`. The two tanh forms have no inner radius.
+:math:`x = (r - r_i) / (r_c - r_i)`. The two tanh forms and the step have no inner radius. The step exists for potentials that
+were published with it: energies jump where an atom crosses the cutoff.
 
 ========  =====================================================  ==========================
 name      f_c                                                    derivatives that vanish at r_c
@@ -14,6 +15,7 @@ poly1     :math:`(2x - 3) x^2 + 1`                               1
 poly2     :math:`((15 - 6x) x - 10) x^3 + 1`                     2
 poly3     :math:`(x (x (20 x - 70) + 84) - 35) x^4 + 1`          3
 poly4     :math:`(x (x ((315 - 70 x) x - 540) + 420) - 126) x^5 + 1`  4
+hard      1                                                      none (a step)
 ========  =====================================================  ==========================
 
 References: Behler, J. Chem. Phys. 134, 074106 (2011); Singraber, Behler, Dellago, J. Chem. Theory Comput. 15, 1827 (2019).
@@ -63,6 +65,10 @@ def _poly4(x):
     return (x * (x * ((315 - 70 * x) * x - 540) + 420) - 126) * x**5 + 1
 
 
+def _hard(x):
+    return jnp.ones_like(x)
+
+
 FORMULAS = {
     "cosine": _cosine,
     "tanh3": _tanh3,
@@ -72,9 +78,28 @@ FORMULAS = {
     "poly2": _poly2,
     "poly3": _poly3,
     "poly4": _poly4,
+    "hard": _hard,
 }
 
-WITHOUT_INNER_RADIUS = ("tanh3", "tanh3n")
+WITHOUT_INNER_RADIUS = ("tanh3", "tanh3n", "hard")
+
+
+def cutoff_values(
+    r: Float[Array, "..."], r_c: Float[Array, "..."] | float, kind: str, inner: float = 0.0
+) -> Float[Array, "..."]:
+    """Cutoff function at distances `r` for radii `r_c`, which broadcast; exactly 0, with zero derivatives, from `r_c` on.
+
+    Args:
+      r: distances.
+      r_c: radii, in the same unit.
+      kind: one of `FORMULAS`.
+      inner: inner radius as a fraction of `r_c`.
+    """
+    r_i = inner * r_c
+    # Outside, the argument is replaced before the formula: derivatives of all orders are then finite everywhere.
+    between = (r >= r_i) & (r < r_c)
+    x = jnp.where(between, (r - r_i) / (r_c - r_i), 0.0)
+    return jnp.where(r < r_c, jnp.where(between, FORMULAS[kind](x), 1.0), 0.0).astype(r.dtype)
 
 
 @register
@@ -107,8 +132,4 @@ class Cutoff:
 
     def __call__(self, r: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Value at distances r in A; exactly 0, with zero derivatives, from the radius on."""
-        r_i = self.inner * self.radius
-        # Outside, the argument is replaced before the formula: derivatives of all orders are then finite everywhere.
-        between = (r >= r_i) & (r < self.radius)
-        x = jnp.where(between, (r - r_i) / (self.radius - r_i), 0.0)
-        return jnp.where(r < self.radius, jnp.where(between, FORMULAS[self.kind](x), 1.0), 0.0).astype(r.dtype)
+        return cutoff_values(r, self.radius, self.kind, self.inner)

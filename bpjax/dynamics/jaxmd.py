@@ -126,10 +126,12 @@ def prediction_fn(
     pbc: tuple[bool, bool, bool] = (True, True, True),
     fractional_coordinates: bool = True,
     images: bool = False,
+    watch: bool = False,
 ) -> Callable[..., Prediction]:
     """Energy, atomic energies, forces and virial in one pass, on the lists of the factories above.
 
-    Returns: `predict(R, neighbor, box=None)`; forces in eV/A in real space, also for fractional positions.
+    Returns: `predict(R, neighbor, box=None)`; forces in eV/A in real space, also for fractional positions. With `watch` it also
+    counts the features of each atom outside the range of training.
     """
     species = _checked_species(model, species)
     vectors = _listed(box, fractional_coordinates) if images else _nearest(box, pbc, fractional_coordinates)
@@ -137,9 +139,9 @@ def prediction_fn(
     def predict(R: Float[Array, "N 3"], neighbor: Any, box: Any = None, **unused: Any) -> Prediction:
         _check_arguments(unused)
         env, idx = _environment(vectors, R, neighbor, species, box, None)
-        E_i, g = local_energies(model, params, env, species)
+        E_i, g, outside = local_energies(model, params, env, species, watch=watch)
         forces = forces_from_pairs(g, idx, env.mask)
-        return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, env.mask))
+        return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, env.mask), outside)
 
     return predict
 

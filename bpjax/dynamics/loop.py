@@ -13,6 +13,9 @@ from jaxtyping import Array
 
 from bpjax.dynamics.ensembles import Bath, bath_energy, step_fn
 
+MOST = 2**31 - 1
+"""The largest int32."""
+
 
 class Record(NamedTuple):
     """Thermodynamics after a step, in eV and A^3; the potential energy is relative to the model's offsets."""
@@ -24,24 +27,48 @@ class Record(NamedTuple):
     volume: Array
 
 
+class Offences(NamedTuple):
+    """Extrapolation warnings of a block: how many, and the first configuration that gave any.
+
+    Attributes:
+      count: warnings (atom, function, step) of the block.
+      total: warnings of the chunk so far.
+      taken: steps that the block took; fewer than planned where the limit stopped it.
+      step: which step of the block was the first to give a warning, from 1; 0 for none.
+      positions, volume: after that step.
+      outside: warnings of each atom in that step.
+    """
+
+    count: Array
+    total: Array
+    taken: Array
+    step: Array
+    positions: Array
+    volume: Array
+    outside: Array
+
+
 class Buffers(NamedTuple):
-    """What a chunk hands to the host: one record per block, one frame (positions, momenta) per slot."""
+    """What a chunk hands to the host: one record per block, one frame (positions, momenta) per slot, and offences per block."""
 
     records: Record
     positions: Array
     momenta: Array
+    offences: Offences | None = None
 
 
 class Plan(NamedTuple):
     """Length of a chunk; traced, so that chunks of all lengths share one program.
 
-    `blocks` blocks of `steps` steps; every `blocks_per_frame` blocks make a frame, `phase` of which lie before the chunk.
+    `blocks` blocks of `steps` steps; every `blocks_per_frame` blocks make a frame, `phase` of which lie before the chunk. The
+    chunk ends with the step that gives more than `warnings` extrapolation warnings in all; None does not watch.
     """
 
     blocks: Array
     steps: Array
     blocks_per_frame: Array
     phase: Array
+    warnings: Array | None = None
 
 
 class Limits(NamedTuple):
@@ -63,20 +90,21 @@ def chunk_fn(
 
     Args:
       ensemble: see `bpjax.dynamics.ensembles`.
-      predict_fn: energy, forces, virial: `bpjax.dynamics.jaxmd.prediction_fn`.
+      predict_fn: energy, forces, virial: `bpjax.dynamics.jaxmd.prediction_fn`, one that watches if the plan does.
       shift_fn: jax-md's shift without wrapping.
       limits: where to stop.
       blocks: largest number of blocks in a chunk.
       frames: largest number of frames that a chunk completes.
 
     Returns: `chunk(state, seen, neighbors, bath, plan) -> ((state, seen), neighbors, buffers, blocks done, fine)`; `seen` is
-    potential energy and trace of the virial of the state.
+    potential energy, trace of the virial and, if anybody watches, warnings of each atom of the state.
     """
 
-    def chunk(state: Any, seen: tuple[Array, Array], neighbors: Any, bath: Bath, plan: Plan):
+    def chunk(state: Any, seen: tuple[Array, ...], neighbors: Any, bath: Bath, plan: Plan):
         def evaluate(R, **kwargs):
             prediction = predict_fn(R, **kwargs)
-            return prediction.forces, (prediction.energy, jnp.trace(prediction.virial))
+            watched = () if prediction.outside is None else (prediction.outside,)
+            return prediction.forces, (prediction.energy, jnp.trace(prediction.virial), *watched)
 
         apply = step_fn(ensemble, bath, evaluate, shift_fn)
 
@@ -88,22 +116,25 @@ def chunk_fn(
             return state, neighbors, seen
 
         def block(carry):
-            state, neighbors, out, seen, done, _ = carry
-            state, neighbors, seen = jax.lax.fori_loop(0, plan.steps, step, (state, neighbors, seen))
+            state, neighbors, out, seen, done, _, offences = carry
+            (state, neighbors, seen), offences = _steps(ensemble, step, (state, neighbors, seen), offences, plan)
             record = _record(ensemble, state, seen, bath)
             fine = _fine(ensemble, state, neighbors, record, limits)
+            fine = fine if offences is None else fine & _allowed(offences, plan)
             slot = jnp.where(fine, (plan.phase + done) // plan.blocks_per_frame, len(out.positions) - 1)
             out = Buffers(
                 jax.tree.map(lambda b, r: b.at[done].set(r), out.records, record),
                 out.positions.at[slot].set(state.position),
                 out.momenta.at[slot].set(state.momentum),
+                jax.tree.map(lambda b, o: b.at[done].set(o), out.offences, offences),
             )
-            return state, neighbors, out, seen, done + 1, fine
+            return state, neighbors, out, seen, done + 1, fine, offences
 
         with jax.default_matmul_precision("highest"):
-            buffers = _empty_buffers(blocks, frames, len(state.position), state.position.dtype)
-            carry = (state, neighbors, buffers, seen, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-            state, neighbors, out, seen, done, fine = jax.lax.while_loop(
+            offences = None if plan.warnings is None else _no_offences(state)
+            buffers = _empty_buffers(blocks, frames, state.position, offences)
+            carry = (state, neighbors, buffers, seen, jnp.zeros((), jnp.int32), jnp.ones((), bool), offences)
+            state, neighbors, out, seen, done, fine, _ = jax.lax.while_loop(
                 lambda c: (c[4] < plan.blocks) & c[5], block, carry
             )
         return (state, seen), neighbors, out, done, fine
@@ -111,11 +142,54 @@ def chunk_fn(
     return chunk
 
 
-def _empty_buffers(blocks: int, frames: int, atoms: int, dtype) -> Buffers:
+def _empty_buffers(blocks: int, frames: int, position: Array, offences: Offences | None) -> Buffers:
     """Buffers for so many blocks and frames; one more slot takes the states that must not be kept."""
-    none = jnp.zeros((blocks,), dtype)
-    coordinates = jnp.zeros((frames + 1, atoms, 3), dtype)
-    return Buffers(Record(*[none] * len(Record._fields)), coordinates, coordinates)
+    none = jnp.zeros((blocks,), position.dtype)
+    coordinates = jnp.zeros((frames + 1, *position.shape), position.dtype)
+    offences = jax.tree.map(lambda o: jnp.zeros((blocks, *o.shape), o.dtype), offences)
+    return Buffers(Record(*[none] * len(Record._fields)), coordinates, coordinates, offences)
+
+
+def _steps(ensemble, step: Callable, carry: tuple, offences: Offences | None, plan: Plan):
+    """The steps of a block; if anybody watches, with its warnings, and only up to the step that exceeds the limit."""
+    if offences is None:
+        return jax.lax.fori_loop(0, plan.steps, step, carry), None
+
+    def watched(carry):
+        carry, offences = carry
+        carry = step(None, carry)
+        return carry, _noted(ensemble, offences, carry[0], carry[2][2])
+
+    fresh = _no_offences(carry[0])._replace(total=offences.total)
+    return jax.lax.while_loop(lambda c: (c[1].taken < plan.steps) & _allowed(c[1], plan), watched, (carry, fresh))
+
+
+def _allowed(offences: Offences, plan: Plan) -> Array:
+    """Whether the warnings of the chunk so far are within the limit."""
+    assert plan.warnings is not None, "there are offences only if the plan watches"
+    return offences.total <= plan.warnings
+
+
+def _no_offences(state) -> Offences:
+    zero, N = jnp.zeros((), jnp.int32), len(state.position)
+    volume = jnp.zeros((), state.position.dtype)
+    return Offences(zero, zero, zero, zero, jnp.zeros_like(state.position), volume, jnp.zeros((N,), jnp.int32))
+
+
+def _noted(ensemble, offences: Offences, state, outside) -> Offences:
+    """With the warnings of one more step. Sums stop at the largest int32 instead of wrapping around."""
+    count = jnp.sum(outside, dtype=jnp.int32)
+    taken = offences.taken + 1
+    first = (count > 0) & (offences.step == 0)
+    now = (taken, state.position, _volume(ensemble, state), outside)
+    kept = (offences.step, offences.positions, offences.volume, offences.outside)
+    block, total = (n + jnp.minimum(count, MOST - n) for n in (offences.count, offences.total))
+    return Offences(block, total, taken, *(jnp.where(first, a, b) for a, b in zip(now, kept, strict=True)))
+
+
+def _volume(ensemble, state) -> Array:
+    """Of the box where it changes, else 0."""
+    return jnp.linalg.det(state.box) if ensemble == "npt" else jnp.zeros((), state.position.dtype)
 
 
 def _approach(state, dt):
@@ -127,7 +201,7 @@ def _approach(state, dt):
 def _record(ensemble, state, seen, bath) -> Record:
     dtype = state.position.dtype
     KE = jnp.sum(state.momentum**2 / state.mass) / 2
-    V = jnp.linalg.det(state.box) if ensemble == "npt" else jnp.zeros((), dtype)
+    V = _volume(ensemble, state)
     values = (seen[0], KE, bath_energy(ensemble, state, bath), seen[1], V)
     return Record(*[jnp.asarray(v, dtype) for v in values])
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import ase
 import numpy as np
 
 from bpjax import units
+from bpjax.dynamics.loop import Offences
 from bpjax.dynamics.observers import LogWriter, energy_drift
 from bpjax.dynamics.settings import Settings
 from bpjax.dynamics.simulation import Simulation, box_too_small
-from bpjax.errors import ConfigError, DivergedError, OutputExistsError
+from bpjax.errors import ConfigError, DivergedError, ExtrapolationError, OutputExistsError, StructureError
 from bpjax.io.trajectory import TrajectoryWriter
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
+from bpjax.potential.evaluator import Evaluator
+from bpjax.potential.extrapolation import Extrapolation
 from bpjax.progress import ProgressFn, silent
 
 Observer = Callable[[ase.Atoms, dict[str, Any]], None]
@@ -41,12 +44,13 @@ class MDResult:
     Attributes:
       atoms: final structure with momenta and energy; positions are not wrapped into the cell.
       log: arrays over the records: step, time_fs, potential_energy, kinetic_energy, total_energy (eV), temperature (K),
-        and where they exist conserved (eV), pressure_gpa, volume (A^3).
+        and where they exist conserved (eV), pressure_gpa, volume (A^3), extrapolations (warnings since the record before).
       drift: slope of the conserved energy in eV per atom and ps; NaN for Langevin dynamics and runs of one record.
       rebuilds: how often the neighbour list was built anew.
       overflows: how often it had to be grown.
       slots: neighbour slots per atom at the end.
       timings: compile_s, run_s, total_s, us_per_atom_step.
+      extrapolations: warnings (atom, function, step) of the run; None if they were not counted.
     """
 
     atoms: ase.Atoms
@@ -56,6 +60,7 @@ class MDResult:
     overflows: int = 0
     slots: int = 0
     timings: dict[str, float] = field(default_factory=dict)
+    extrapolations: int | None = None
 
 
 def run_md(
@@ -65,6 +70,7 @@ def run_md(
     *,
     trajectory: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
+    extrapolation_file: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
     progress: ProgressFn = silent,
@@ -81,6 +87,10 @@ def run_md(
       atoms: where to start.
       trajectory: extended XYZ file for frames (positions, momenta, potential energy), or None.
       log: JSON-lines file for records, or None.
+      extrapolation_file: extended XYZ file for frames outside of the training data, or None: the first of each `log_interval`
+        steps that have any, with its step, its number of warnings (`extrapolations`) and that of each atom (`outside`); without
+        an energy, so that nobody takes it for a label. Beside it a file with the suffix .jsonl gets a line for each of their
+        warnings (see `bpjax.potential.Extrapolation`), with step and index of the frame. Both are empty if there were none.
       overwrite: replace these files if they exist.
       observers: called as `observer(atoms, record)` with each frame, for example `PairCorrelation`.
       progress: what shows it; see `bpjax.progress`.
@@ -99,6 +109,8 @@ def run_md(
         use_momenta: start from the momenta of `atoms`.
         exact_temperature: scale the initial momenta to exactly `temperature`.
         max_temperature: in K, above which the run has exploded; None is ten times `temperature`, at least 5000 K.
+        max_extrapolations: stop as soon as more extrapolation warnings than this were given, one for each atom, function and
+          step (step 0 too); a large number counts and never stops. None does not count, which saves their small cost.
 
     Returns: final structure, records, drift, counts and timings.
 
@@ -108,12 +120,20 @@ def run_md(
       OutputExistsError: a file is there, and `overwrite` was not asked for.
       CutoffError: under a barostat, the cell became too small for its neighbour list.
       MDDivergedError: energies that are not finite or a temperature above the limit; the last good frame has been written.
+      ExtrapolationError: more warnings than `max_extrapolations`; offending frames and the last good one have been written.
     """
     began = time.perf_counter()
     settings = _settings(options)
-    _check_outputs(trajectory, log, overwrite)
+    details = None if extrapolation_file is None else Path(extrapolation_file).with_suffix(".jsonl")
+    outputs = {"trajectory": trajectory, "log": log, "extrapolation_file": extrapolation_file, "its details": details}
+    _check_outputs({name: Path(path) for name, path in outputs.items() if path is not None}, overwrite)
+    if extrapolation_file is not None and settings.max_extrapolations is None:
+        raise ConfigError("needs max_extrapolations: nothing is counted without", field="extrapolation_file")
     run = _Run(model, params, atoms, settings, bool(trajectory) or bool(observers))
     with ExitStack() as files:
+        if extrapolation_file is not None and details is not None and run.watch is not None:
+            run.watch.frames = files.enter_context(TrajectoryWriter(extrapolation_file, overwrite=overwrite))
+            run.watch.lines = files.enter_context(LogWriter(details, overwrite))
         if trajectory is not None:
             writer = files.enter_context(TrajectoryWriter(trajectory, overwrite=overwrite))
             observers = (*observers, lambda frame, record: writer.write(frame))
@@ -138,14 +158,63 @@ def _settings(options: dict[str, Any]) -> Settings:
     return Settings(**options)
 
 
-def _check_outputs(trajectory, log, overwrite) -> None:
+def _check_outputs(paths: dict[str, Path], overwrite: bool) -> None:
     """Refuses before anything is computed or created."""
-    paths = [Path(path) for path in (trajectory, log) if path is not None]
-    if len(paths) == 2 and paths[0].absolute() == paths[1].absolute():
-        raise ConfigError(f"{paths[0]} cannot be both trajectory and log")
-    for path in paths:
+    names = {}
+    for name, path in paths.items():
+        other = names.setdefault(path.absolute(), name)
+        if other != name:
+            raise ConfigError(f"{path} cannot be both {other} and {name}")
         if path.is_file() and not overwrite:
             raise OutputExistsError(f"{path} already exists; it was left as it is")
+
+
+class _Watch:
+    """The extrapolation warnings of a run: how many since the last record, and the files of offending frames."""
+
+    def __init__(self, evaluator: Evaluator, simulation: Simulation):
+        self.evaluator, self.simulation = evaluator, simulation
+        self.frames: TrajectoryWriter | None = None
+        self.lines: LogWriter | None = None
+        self.unlogged, self.stored = 0, 0
+
+    def take(self, offences: Offences, block: int, start: int):
+        """Counts the warnings of the block after step `start`; the first since the last record goes to the files."""
+        count = int(offences.count[block])
+        if count and not self.unlogged and self.frames is not None and self.lines is not None:
+            frame, warnings = self.offender(offences, block, start)
+            self.frames.write(frame)
+            self.lines.write({"step": frame.info["step"], **asdict(warning)} for warning in warnings)
+            self.stored += 1
+        self.unlogged += count
+
+    def offender(self, offences: Offences, block: int, start: int) -> tuple[ase.Atoms, list[Extrapolation]]:
+        """The first offending frame of a block and its warnings: none if the frame is too broken to be evaluated."""
+        outside = offences.outside[block]
+        frame = self.simulation.structure(offences.positions[block], float(offences.volume[block]))
+        step = start + int(offences.step[block])
+        time_fs = step * self.simulation.settings.timestep_fs
+        frame.info.update(step=step, time_fs=time_fs, extrapolations=int(outside.sum()))
+        frame.arrays["outside"] = outside.astype(np.int64)
+        try:
+            return frame, self.evaluator.extrapolations(frame, self.stored)
+        except StructureError:
+            return frame, []
+
+    def error(self, offences: Offences, block: int, start: int, step: int, kept: str) -> ExtrapolationError:
+        """What to raise when a block has exceeded the limit."""
+        found, limit = self.simulation.extrapolations, self.simulation.settings.max_extrapolations
+        text = f"step {step}: {found} extrapolation warning{'s' * (found != 1)}, more than the limit of {limit}"
+        frame, warnings = self.offender(offences, block, start)
+        if warnings:
+            w = max(warnings, key=lambda w: w.excess)
+            text += f"; worst in step {frame.info['step']}: function {w.function} ({w.label}) of atom {w.atom} ({w.element}) is"
+            text += f" {w.value:.6g}, in training {w.minimum:.6g} to {w.maximum:.6g}"
+        if self.frames is not None:
+            text += f"; offending frames are in {os.fspath(self.frames.path)}"
+        return ExtrapolationError(
+            f"{text}{kept}; the model is used outside of its training data: add such structures to it, or allow more"
+        )
 
 
 class _Run:
@@ -158,6 +227,9 @@ class _Run:
         blocks_per_frame = every // self.interval if frames else 2**30
         self.frames = frames
         self.simulation = Simulation(model, params, atoms, settings, self.interval, blocks_per_frame)
+        self.watch = None
+        if settings.max_extrapolations is not None:
+            self.watch = _Watch(Evaluator(model, params, settings.dtype), self.simulation)
         self.step = 0
         self.records: list[dict[str, Any]] = []
         self.last: tuple[np.ndarray, np.ndarray, dict[str, Any]] | None = None  # the last good state
@@ -188,22 +260,28 @@ class _Run:
         buffers, done, fine = sim.advance(blocks, steps, phase, dt=0.0 if at == 0 else None)
         good = done if fine else done - 1
         fresh = []
+        start = -1 if at == 0 else first
         for block in range(good):
-            self.step = 0 if at == 0 else first + (block + 1) * steps
+            self.step = start + (block + 1) * steps
             record = self.record(buffers.records, block)
+            if self.watch is not None:
+                self.watch.take(buffers.offences, block, start + block * steps)
+                record["extrapolations"] = self.watch.unlogged
             slot = (phase + block) // sim.blocks_per_frame
-            fresh.append(record)
             self.last = (buffers.positions[slot], buffers.momenta[slot], record)
             if self.frames and self.step % self.settings.trajectory_interval == 0:
                 frame = sim.frame(*self.latest)
                 for observer in self.observers:
                     observer(frame, record)
-        kept = [r for r in fresh if r["step"] % self.settings.log_interval == 0 or r["step"] == self.settings.steps]
-        self.records += kept
+            if self.step % self.settings.log_interval == 0 or self.step == self.settings.steps:
+                fresh.append(record)
+                if self.watch is not None:
+                    self.watch.unlogged = 0
+        self.records += fresh
         if self.log_writer is not None:
-            self.log_writer.write(kept)
+            self.log_writer.write(fresh)
         if not fine:
-            self.stop(self.record(buffers.records, good), 0 if at == 0 else first + done * steps)
+            self.stop(buffers, good, start + good * steps, start + done * steps)
 
     def record(self, records, block: int) -> dict[str, Any]:
         """One line of the log."""
@@ -225,9 +303,8 @@ class _Run:
             record |= {"pressure_gpa": (2 * K + virial) / (3 * V) / units.GPA, "volume": V}
         return record
 
-    def stop(self, bad: dict[str, Any], step: int):
-        """Raises what a chunk that stopped early calls for, after the last good frame has been written."""
-        where = f"step {step}"
+    def stop(self, buffers, block: int, start: int, step: int):
+        """Raises what a chunk calls for that stopped early, in the block from `start` to `step`, after the frames are written."""
         last, kept = None, ""
         if self.last is not None:
             last, record = self.simulation.frame(*self.last), self.last[2]
@@ -236,12 +313,20 @@ class _Run:
             if self.frames and record["step"] % self.settings.trajectory_interval:
                 for observer in self.observers:
                     observer(last, record)
+        if self.watch is not None:
+            offences = buffers.offences
+            self.watch.take(offences, block, start)
+            if self.simulation.left < 0:
+                error = self.watch.error(offences, block, start, start + int(offences.taken[block]), kept)
+                error.atoms = last
+                raise error
+        bad = self.record(buffers.records, block)
         T, guard = bad["temperature"], self.settings.guard
         if math.isfinite(bad["total_energy"]) and T < guard:
             raise box_too_small(self.model, self.simulation.skin)
         what = f"temperature {T:.4g} K is above the limit of {guard:g} K" if T >= guard else "no finite energy"
         error = MDDivergedError(
-            f"{where}: {what}{kept}; try a smaller time step, or train the model near where it left its data"
+            f"step {step}: {what}{kept}; try a smaller time step, or train the model near where it left its data"
         )
         error.atoms = last
         raise error
@@ -256,6 +341,6 @@ class _Run:
             "total_s": total_s,
             "us_per_atom_step": 1e6 * sim.run_s / (s.steps * len(sim.atoms)),
         }
-        return MDResult(
-            sim.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, sim.neighbors.max_occupancy, timings
-        )
+        found = None if self.watch is None else sim.extrapolations
+        slots = sim.neighbors.max_occupancy
+        return MDResult(sim.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, slots, timings, found)

@@ -39,6 +39,7 @@ class Settings:
     use_momenta: bool = False
     exact_temperature: bool = True
     max_temperature: float | None = None
+    max_extrapolations: int | None = None
 
     def __post_init__(self):
         if self.ensemble not in ENSEMBLES:
@@ -62,6 +63,9 @@ class Settings:
             _refuse("capacity", self.capacity, "must be at least 1, or left out")
         if self.max_temperature is not None and not self.max_temperature > self.temperature:
             _refuse("max_temperature", self.max_temperature, f"must be above the temperature, {self.temperature:g} K")
+        most = self.max_extrapolations
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 0):
+            _refuse("max_extrapolations", most, "must be an integer of at least 0, or left out")
         if self.dtype not in ("float32", "float64"):
             _refuse("dtype", self.dtype, "must be float32 or float64")
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):

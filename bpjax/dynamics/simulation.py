@@ -17,7 +17,7 @@ from bpjax import units
 from bpjax.dynamics import ensembles
 from bpjax.dynamics.jaxmd import cell_list_pays, multi_image_potential, neighbor_list_potential, prediction_fn
 from bpjax.dynamics.lists import heights
-from bpjax.dynamics.loop import Limits, Plan, chunk_fn
+from bpjax.dynamics.loop import MOST, Limits, Plan, chunk_fn
 from bpjax.dynamics.settings import Settings
 from bpjax.elements import species_of
 from bpjax.errors import CapacityError, ConfigError, CutoffError, StructureError
@@ -108,9 +108,17 @@ class Simulation:
         self._build(model, jax.tree.map(lambda a: jnp.asarray(a, self.dtype), params), species)
         self.bath = self._bath()
         self.state, self.seen = self._start(), (jnp.zeros((), self.dtype),) * 2
+        if self._watch:
+            self.seen += (jnp.zeros(len(atoms), jnp.int32),)
+        self.extrapolations = 0
         self.rebuilds, self.overflows, self.compile_s, self.run_s = 0, 0, 0.0, 0.0
         self.neighbors: Any = self._allocate(self.state.position, None, settings.capacity or self._expected())
         self._program = None
+
+    @property
+    def _watch(self) -> bool:
+        """Whether extrapolation warnings are counted."""
+        return self.settings.max_extrapolations is not None
 
     def _reach(self, model) -> tuple[float, bool]:
         """Skin in A, and whether images must be listed."""
@@ -141,7 +149,9 @@ class Simulation:
                 model, params, None, box, species=species, skin=skin, pbc=c.pbc, capacity_multiplier=1.0,
                 disable_cell_list=not pays,
             )  # fmt: skip
-        self._predict = prediction_fn(model, params, box, species=species, pbc=c.pbc, images=self.images)
+        self._predict = prediction_fn(
+            model, params, box, species=species, pbc=c.pbc, images=self.images, watch=self._watch
+        )
         self._shift = (
             space.periodic_general(jnp.asarray(box, self.dtype), wrapped=False)[1] if c.periodic else space.free()[1]
         )
@@ -212,18 +222,27 @@ class Simulation:
           CapacityError: the list cannot be grown any further.
         """
         bath = self.bath if dt is None else self.bath._replace(dt=jnp.asarray(dt, self.dtype))
-        plan = Plan(*[jnp.asarray(n, jnp.int32) for n in (blocks, steps, self.blocks_per_frame, phase)])
+        lengths = [blocks, steps, self.blocks_per_frame, phase] + ([min(self.left, MOST)] if self._watch else [])
+        plan = Plan(*[jnp.asarray(n, jnp.int32) for n in lengths])
         for attempt in range(ATTEMPTS):
             after, neighbors, buffers, done, fine = self._call(bath, plan)
             if not bool(neighbors.did_buffer_overflow):
                 self.rebuilds += int(neighbors.rebuilds) - int(self.neighbors.rebuilds)
                 if bool(fine):
                     (self.state, self.seen), self.neighbors = after, neighbors
-                return jax.tree.map(np.asarray, buffers), int(done), bool(fine)
+                buffers = jax.tree.map(np.asarray, buffers)
+                if buffers.offences is not None:
+                    self.extrapolations += int(buffers.offences.count[: int(done)].sum(dtype=np.int64))
+                return buffers, int(done), bool(fine)
             self._grow(attempt)
         raise CapacityError(
             f"the neighbour list still overflows after it was grown {ATTEMPTS} times; is the system collapsing?"
         )
+
+    @property
+    def left(self) -> int:
+        """Extrapolation warnings that are still allowed; negative when the limit has been exceeded."""
+        return int(self.settings.max_extrapolations or 0) - self.extrapolations
 
     def _call(self, bath, plan):
         arguments = (self.state, self.seen, self.neighbors, bath, plan)
@@ -244,8 +263,10 @@ class Simulation:
 
     @property
     def largest_chunk(self) -> int:
-        """Blocks in the longest chunk: as asked for, but no more frames than fit into 256 MB."""
+        """Blocks in the longest chunk: as asked for, but no more frames and offences than fit into 256 MB each."""
         blocks = max(1, self.settings.chunk_steps // self.interval)
+        if self._watch:
+            blocks = min(blocks, max(1, int(256e6 / ((3 * self.dtype.itemsize + 4) * len(self.atoms)))))
         frames = max(1, int(256e6 / (6 * self.dtype.itemsize * len(self.atoms))))
         return min(blocks, frames * self.blocks_per_frame)
 
@@ -257,16 +278,20 @@ class Simulation:
         self.neighbors = self._allocate(reference, box, capacity, attempt)
         self._program = None
 
-    def frame(self, R: np.ndarray, momenta: np.ndarray, record: dict | None = None) -> ase.Atoms:
-        """A structure in the frame and units of ASE, with its momenta and, from its record, its energy."""
+    def structure(self, R: np.ndarray, volume: float | None = None) -> ase.Atoms:
+        """A structure in the frame and units of ASE; under a barostat with its own volume in A^3."""
         c, source = self.coordinates, self.atoms
-        volume = None if record is None else record.get("volume")
         npt = self.settings.ensemble == "npt" and volume is not None
         scale = (volume / abs(np.linalg.det(c.cell))) ** (1 / 3) if npt else 1.0
         atoms = ase.Atoms(source.numbers, c.positions(R, scale), cell=source.cell.array * scale, pbc=source.pbc)
         if source.has("masses"):
             atoms.set_masses(source.get_masses())
-        atoms.set_momenta(c.rotated_back(momenta))
+        return atoms
+
+    def frame(self, R: np.ndarray, momenta: np.ndarray, record: dict | None = None) -> ase.Atoms:
+        """A structure with its momenta and, from its record, its energy."""
+        atoms = self.structure(R, None if record is None else record.get("volume"))
+        atoms.set_momenta(self.coordinates.rotated_back(momenta))
         if record is not None:
             atoms.info.update({k: record[k] for k in ("step", "time_fs", "temperature")})
             atoms.calc = SinglePointCalculator(atoms, energy=record["potential_energy"])

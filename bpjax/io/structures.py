@@ -1,8 +1,10 @@
-"""Structures and their labels, read by ASE and checked before anything is computed with them."""
+"""Structures and their labels, read by ASE or `bpjax.io.runner` and checked before anything is computed with them."""
 
 from __future__ import annotations
 
+import lzma
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,16 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
 from bpjax.io.extxyz import check_extxyz, format_frame
+from bpjax.units import unit_system
 
 # Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
 CLOSEST = 0.1
+# A micrometre; beyond are atoms that flew away and numbers that are no lengths. The search for near atoms slows down with
+# the square of the extent, and ends the process at some 10^6 A.
+LARGEST = 1e4
 
 _Path = str | os.PathLike[str]
+_RUNNER = "runnerdata"  # ASE's name; its own reader, which takes all such files to be in hartree and bohr, is not used
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +52,35 @@ class Labels:
 # --------------------------------------------------------------------------------------------- reading
 
 
-def read_structures(path: _Path, index: str | int | slice = ":") -> list[ase.Atoms]:
-    """Reads structures from any file that ASE reads and checks each of them.
+def read_structures(path: _Path, index: str | int | slice = ":", units: str | None = None) -> list[ase.Atoms]:
+    """Reads structures from any file that ASE reads, or a data file of RuNNer or n2p2, and checks each of them.
 
     Args:
       path: the file.
       index: which frames, as in ASE: ``":"`` all, ``"-1"`` the last, ``"::10"`` every tenth.
+      units: ``hartree-bohr`` or ``ev-angstrom``, the units of a RuNNer or n2p2 data file, which does not say. Not used for
+        other formats, whose units are known: on the command line it may concern another file.
 
     Raises:
       FormatError: the file is missing, empty, truncated or in no known format.
       StructureError: a structure that makes no sense; see `check_structure`.
-      ConfigError: `index` is not understood.
+      ConfigError: `index` is not understood, `units` is not known, or None where it is needed.
     """
+    from bpjax.io.runner import read_runner  # here, because it needs this file
+
     file_format = _format(path)
-    selection = _selection(index)
+    selection = frame_selection(index)
+    if units is not None:
+        unit_system(units, os.fspath(path))
+    frames = read_runner(path, units, index) if file_format == _RUNNER else _read_by_ase(path, file_format, selection)
+    if not frames:
+        raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
+    for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
+        check_structure(atoms, path, number)
+    return frames
+
+
+def _read_by_ase(path: _Path, file_format: str, selection: int | slice) -> list[ase.Atoms]:
     frames: list[ase.Atoms] = []
     try:
         # A format is given, so an "@" in the name is not taken for a selection of frames.
@@ -74,37 +96,43 @@ def read_structures(path: _Path, index: str | int | slice = ":") -> list[ase.Ato
                 check_extxyz(path, file, numbers=True)
         reason = f"{error}" if str(error) else type(error).__name__
         raise FormatError(path, f"cannot be read as {file_format} (frame {len(frames)}): {reason}") from error
-    if not frames:
-        raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
-    for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
-        check_structure(atoms, path, number)
     return frames
 
 
 def _format(path: _Path) -> str:
-    """ASE's name of the format, after the checks that need no parsing."""
+    """ASE's name of the format, or ``_RUNNER``, after the checks that need no parsing."""
+    from bpjax.io.runner import is_runner
+
     if not Path(path).exists():
         raise FormatError(path, "no such file")
     if Path(path).is_dir():
         raise FormatError(path, "is a folder, not a file of structures")
+    unknown = "is in no format that ASE recognises, nor does it start with begin as RuNNer and n2p2 data files do"
     try:
         if Path(path).stat().st_size == 0:
             raise FormatError(path, "is empty")
+        if is_runner(path):
+            return _RUNNER
         file_format = filetype(os.fspath(path))
         if file_format == "extxyz":
             with open_with_compression(os.fspath(path), "rb") as file:
                 check_extxyz(path, file)
     except ase.io.formats.UnknownFileTypeError as error:
-        raise FormatError(path, "is in no format that ASE recognises") from error
-    except (OSError, EOFError) as error:  # permissions, damaged compression
+        raise FormatError(path, unknown) from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # permissions, damaged compression
         raise FormatError(path, f"cannot be read: {error}") from error
-    if file_format not in ase.io.formats.ioformats:
-        raise FormatError(path, "is in no format that ASE recognises")
+    # ASE takes any ".data" for one of RuNNer, and would convert it from hartree and bohr unasked.
+    if file_format not in ase.io.formats.ioformats or file_format == _RUNNER:
+        raise FormatError(path, unknown)
     return file_format
 
 
-def _selection(index: str | int | slice) -> int | slice:
-    """ASE's notation of frames ("3", "-1", ":", "::10") as a number or slice."""
+def frame_selection(index: str | int | slice) -> int | slice:
+    """ASE's notation of frames ("3", "-1", ":", "::10") as a number or slice.
+
+    Raises:
+      ConfigError: it is no such notation.
+    """
     if not isinstance(index, str):
         return index
     try:
@@ -165,7 +193,12 @@ def _first_bad(value: np.ndarray) -> str:
 def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
     """Periodic cell vectors must span a volume (or, for fewer than three, an area or a length)."""
     vectors = atoms.cell.array[atoms.pbc]
-    lengths = np.linalg.norm(vectors, axis=1)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+    if np.any(lengths > LARGEST):
+        axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmax(lengths)])]
+        message = f"is periodic along {axis} with {lengths.max():.3g} A, which is more than {LARGEST:g} A"
+        raise StructureError(message, path, frame, "cell")
     if np.any(lengths < CLOSEST):
         axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmin(lengths)])]
         raise StructureError(f"is periodic along {axis}, but this vector has no length", path, frame, "cell")
@@ -183,6 +216,11 @@ def _check_distances(atoms: ase.Atoms, path: _Path | None, frame: int | None) ->
     search = vesin.NeighborList(cutoff=2.0, full_list=False)
     # Vectors along which nothing repeats may be anything, dependent on the others too.
     cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        extent = np.ptp(atoms.positions @ cell[~atoms.pbc].T, axis=0).max(initial=0.0)
+    if not extent <= LARGEST:
+        message = f"atoms are {extent:.3g} A apart where nothing repeats, which is more than {LARGEST:g} A"
+        raise StructureError(message, path, frame, "positions")
     i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
     if len(i) and r_ij.min() < CLOSEST:
         nearest = int(np.argmin(r_ij))

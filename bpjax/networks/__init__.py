@@ -1,3 +1,4 @@
 """Networks: from features to atomic energies."""
 
 from bpjax.networks.elemental import MLP as MLP
+from bpjax.networks.elemental import PerElement as PerElement

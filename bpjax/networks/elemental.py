@@ -6,12 +6,11 @@ Flax is used here and nowhere else; parameters are plain nested dicts, one entry
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from bpjax.spec import register
 
@@ -21,75 +20,116 @@ ACTIVATIONS = {
     "gelu": nn.gelu,
     "softplus": nn.softplus,
     "logistic": nn.sigmoid,
+    "reverse_logistic": lambda x: nn.sigmoid(-x),  # 1 - logistic, without the cancellation
+    "gaussian": lambda x: jnp.exp(-x * x / 2),
+    "cosine": jnp.cos,
+    "exponential": lambda x: jnp.exp(-x),
+    "harmonic": lambda x: x * x,
+    "linear": lambda x: x,
+    "relu": nn.relu,
 }
-"""Smooth activations only: forces need a derivative, training needs a second one."""
+"""Activation functions. All but "relu" are smooth: forces need a derivative, training on forces a second one. Those after
+"logistic" are of use for potentials of RuNNer and n2p2, where they occur; with "relu" forces jump."""
 
 
 @register
 @dataclass(frozen=True)
 class MLP:
-    """Options of the per-element networks.
+    """Options of a feed-forward network with one output.
 
     Attributes:
       hidden: width of each hidden layer.
-      activation: one of `ACTIVATIONS`.
+      activation: one of `ACTIVATIONS`, or one for each hidden layer.
+      output_activation: one of `ACTIVATIONS`, applied to the output.
 
     Raises:
       ValueError: an option out of range.
     """
 
     hidden: tuple[int, ...] = (32, 32)
-    activation: str = "silu"
+    activation: str | tuple[str, ...] = "silu"
+    output_activation: str = "linear"
 
     def __post_init__(self):
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"MLP hidden={self.hidden}: every width must be at least 1")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"MLP activation={self.activation!r}: allowed are {', '.join(ACTIVATIONS)}")
+        if len(self.activations) != len(self.hidden):
+            raise ValueError(
+                f"MLP activation={self.activation}: one, or one for each of the {len(self.hidden)} hidden layers"
+            )
+        names = (self.activation,) if isinstance(self.activation, str) else self.activation
+        for option, given in (("activation", names), ("output_activation", (self.output_activation,))):
+            for name in given:
+                if name not in ACTIVATIONS:
+                    raise ValueError(f"MLP {option}={name!r}: allowed are {', '.join(ACTIVATIONS)}")
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Name of the activation of each hidden layer."""
+        return (self.activation,) * len(self.hidden) if isinstance(self.activation, str) else tuple(self.activation)
+
+
+@register
+@dataclass(frozen=True)
+class PerElement:
+    """A network of its own shape for each element.
+
+    Attributes:
+      networks: options of each element's network, in the order of the model's elements.
+
+    Raises:
+      ValueError: no network at all.
+    """
+
+    networks: tuple[MLP, ...]
+
+    def __post_init__(self):
+        if not self.networks:
+            raise ValueError("PerElement networks: one for each element, got none")
+
+
+def options_of(options: MLP | PerElement, index: int) -> MLP:
+    """Options of the network of the element with this species index."""
+    return options.networks[index] if isinstance(options, PerElement) else options
 
 
 class _Network(nn.Module):
-    """Feed-forward network with one linear output; LeCun-normal start, zero biases."""
+    """Feed-forward network with one output; LeCun-normal start, zero biases."""
 
     options: MLP
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-        activation = ACTIVATIONS[self.options.activation]
-        for layer, width in enumerate(self.options.hidden):
-            x = activation(nn.Dense(width, name=f"hidden_{layer}")(x))
-        return nn.Dense(1, name="output")(x)[..., 0]
+        for layer, (width, name) in enumerate(zip(self.options.hidden, self.options.activations, strict=True)):
+            x = ACTIVATIONS[name](nn.Dense(width, name=f"hidden_{layer}")(x))
+        return ACTIVATIONS[self.options.output_activation](nn.Dense(1, name="output")(x)[..., 0])
 
 
-def init_networks(options: MLP, elements: Sequence[str], size: int, key: PRNGKeyArray, dtype=jnp.float32) -> dict:
-    """Random parameters of every element's network for `size` features."""
+def init_networks(
+    options: MLP | PerElement, elements: Sequence[str], size: int, key: PRNGKeyArray, dtype=jnp.float32
+) -> dict:
+    """Random parameters of every element's network for `size` features.
+
+    Raises:
+      ValueError: networks that are given one by one, but not for as many elements.
+    """
+    if isinstance(options, PerElement) and len(options.networks) != len(elements):
+        raise ValueError(f"PerElement networks: one for each of {', '.join(elements)}, got {len(options.networks)}")
     keys = jax.random.split(key, len(elements))
-    network = _Network(options)
     features = jnp.zeros((size,), jnp.float32)
-    return {
-        element: jax.tree.map(lambda p: p.astype(dtype), network.init(k, features)["params"])
-        for element, k in zip(elements, keys, strict=True)
-    }
+    params = {}
+    for index, (element, k) in enumerate(zip(elements, keys, strict=True)):
+        start = _Network(options_of(options, index)).init(k, features)["params"]
+        params[element] = jax.tree.map(lambda p: p.astype(dtype), start)
+    return params
 
 
-def apply_networks(
-    options: MLP,
-    params: dict,
-    elements: Sequence[str],
-    features: Float[Array, "*batch S D"],
-    species: Int[Array, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Output of the network of each atom's own element.
+def apply_network(options: MLP, params: dict, x: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+    """Output of the network of one element.
 
     Args:
-      options: the networks' options.
-      params: parameters by element.
-      elements: symbols in the order of the species indices (a pytree's dict has an order of its own).
-      features: input of each element's network (scaled for that element), on the axis S.
-      species: species index of the atom.
+      options: the network's options.
+      params: the parameters of this element.
+      x: features, scaled for this element.
     """
-    network = _Network(options)
-    outputs: list[Any] = [network.apply({"params": params[e]}, features[..., s, :]) for s, e in enumerate(elements)]
-    if len(outputs) == 1:
-        return outputs[0]
-    return jnp.choose(species, outputs, mode="clip")
+    return _Network(options).apply({"params": params}, x)  # pyright: ignore[reportReturnType]

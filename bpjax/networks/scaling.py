@@ -1,12 +1,13 @@
 r"""Feature scaling: each element's features to zero mean and unit spread over the training data.
 
 :math:`x = (G - \bar G) \cdot s` with :math:`s = 1/\max(\sigma_G, \text{floor})`. A feature that hardly varies for an element (an
-element pair that never occurs, say) would be blown up by :math:`1/\sigma`: its scale is held at that of the floor.
+element pair that never occurs, say) would be blown up by :math:`1/\sigma`: its scale is held at that of the floor. Beside mean
+and scale each element keeps the smallest and largest value of its features, the range in which the network interpolates.
 """
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 FLOOR = 1e-3
 """Smallest spread, relative to the median spread of the element's features, that is scaled to one."""
@@ -16,8 +17,9 @@ NOISE = 1e-6
 
 
 def init_scaling(elements: tuple[str, ...], size: int, dtype=np.float32) -> dict:
-    """The identity: mean 0, scale 1, for every element."""
-    return {e: {"mean": jnp.zeros(size, dtype), "scale": jnp.ones(size, dtype)} for e in elements}
+    """The identity: mean 0, scale 1, no limits, for every element."""
+    zeros = jnp.zeros(size, dtype)
+    return {e: {"mean": zeros, "scale": zeros + 1, "min": zeros - jnp.inf, "max": zeros + jnp.inf} for e in elements}
 
 
 def fit_scaling(features: np.ndarray, species: np.ndarray, elements: tuple[str, ...]) -> dict:
@@ -34,13 +36,28 @@ def fit_scaling(features: np.ndarray, species: np.ndarray, elements: tuple[str, 
         scaling[element] = {
             "mean": jnp.asarray(G.mean(axis=0), jnp.float32),
             "scale": jnp.asarray(scale, jnp.float32),
+            # Rounded outwards, so that no atom of the data lies outside.
+            "min": jnp.asarray(np.nextafter(np.float32(G.min(axis=0)), -np.inf)),
+            "max": jnp.asarray(np.nextafter(np.float32(G.max(axis=0)), np.inf)),
         }
     return scaling
 
 
-def scaled(scaling: dict, elements: tuple[str, ...], G: Float[Array, "*batch D"]) -> Float[Array, "*batch S D"]:
-    """Features scaled for each element's network, elements in the order of the species indices."""
-    mean = jnp.stack([scaling[e]["mean"] for e in elements])
-    scale = jnp.stack([scaling[e]["scale"] for e in elements])
-    shape = (1,) * (G.ndim - 1) + mean.shape
-    return (G[..., None, :] - mean.reshape(shape)) * scale.reshape(shape)
+def scaled(scaling: dict, G: Float[Array, " D"]) -> Float[Array, " D"]:
+    """Features of an atom scaled for the network of its element; `scaling` is the entry of this element."""
+    return (G - scaling["mean"]) * scaling["scale"]
+
+
+def outside(scaling: dict, G: Float[Array, " D"]) -> Bool[Array, " D"]:
+    """Which features of an atom lie outside the range that its element's features had in training.
+
+    In double precision the tolerance is that of n2p2, 1000 units of rounding. In lower precision it is 16 units of the limit and
+    1e-4 of the spread of the feature, since small features are differences of large terms.
+    """
+    eps = jnp.finfo(G.dtype).eps
+
+    def slack(limit):
+        return 1000 * eps if G.dtype == jnp.float64 else 16 * eps * jnp.abs(limit) + 1e-4 / scaling["scale"]
+
+    low, high = scaling["min"], scaling["max"]
+    return (G < low - slack(low)) | (G > high + slack(high))

@@ -7,8 +7,9 @@ differentiation rule of its own (its derivative *is* the pair gradients), so tha
 be differentiated again.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bpjax.descriptors import Descriptor
+from bpjax.descriptors.base import of_species
 from bpjax.geometry import environments
-from bpjax.networks.elemental import MLP, apply_networks, init_networks
-from bpjax.networks.scaling import init_scaling, scaled
+from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networks, options_of
+from bpjax.networks.scaling import init_scaling, outside, scaled
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
 Params = dict
-"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale"}}, "energy_scale": ()}`."""
+"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`;
+in a committee each has a leading axis of members."""
 
 BLOCK = 64
-"""Atoms per block. The intermediates of 16 to 128 atoms fit the caches of current CPUs; timings hardly differ in between."""
+"""Atoms per block, at most. With few functions the intermediates of 16 to 128 atoms fit the caches of current CPUs."""
+
+CACHE = 2**19
+"""Numbers that a block should hold at a time."""
 
 
 @register
@@ -36,17 +42,23 @@ class Potential:
 
     Attributes:
       descriptor: what describes an environment, such as `bpjax.descriptors.ACSF`.
-      network: options of the per-element networks.
+      network: options of the per-element networks, the same for all or one by one.
       offsets: energy per atom of each element, in eV, that is added on the host in float64 (see `total_energy`); empty for none.
       isolated: energies of the isolated atoms in eV, for reference; empty if not known.
+      members: how many networks a committee has for each element; its energy is their mean. None for a single one.
     """
 
     descriptor: Descriptor
-    network: MLP = field(default_factory=MLP)
+    network: MLP | PerElement = field(default_factory=MLP)
     offsets: tuple[float, ...] = ()
     isolated: tuple[float, ...] = ()
+    members: int | None = None
 
     def __post_init__(self):
+        if self.members is not None and self.members < 1:
+            raise ValueError(f"Potential members={self.members}: at least 1, or None for no committee")
+        if isinstance(self.network, PerElement) and len(self.network.networks) != len(self.elements):
+            raise ValueError(f"Potential network: one for each of {', '.join(self.elements)}")
         for name in ("offsets", "isolated"):
             if len(getattr(self, name)) not in (0, len(self.elements)):
                 raise ValueError(f"Potential {name}: one energy for each of {', '.join(self.elements)}, or none")
@@ -75,6 +87,9 @@ def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:
       key: random key.
       dtype: float type in which parameters are stored; evaluation follows the positions.
     """
+    if model.members is not None:
+        one = replace(model, members=None)
+        return jax.vmap(lambda k: init(one, k, dtype))(jax.random.split(key, model.members))
     return {
         "networks": init_networks(model.network, model.elements, model.descriptor.size, key, dtype),
         "scaling": init_scaling(model.elements, model.descriptor.size, dtype),
@@ -83,12 +98,32 @@ def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:
 
 
 def energy_from_features(
-    model: Potential, params: Params, G: Float[Array, "*batch D"], species: Int[Array, "*batch"]
+    model: Potential, params: Params, G: Float[Array, "*batch D"], species: Int[Array, "*batch"] | int
 ) -> Float[Array, "*batch"]:
     """Atomic energies in eV, relative to the offsets, from unscaled features; the one place where features meet networks."""
+    if G.ndim > 1:
+        return jax.vmap(lambda G, species: energy_from_features(model, params, G, species))(G, species)
+    if model.members is not None:
+        one = replace(model, members=None)
+        return jnp.mean(jax.vmap(lambda params: energy_from_features(one, params, G, species))(params))
     params = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), params)
-    x = scaled(params["scaling"], model.elements, G)
-    return params["energy_scale"] * apply_networks(model.network, params["networks"], model.elements, x, species)
+
+    def network(s):
+        x = scaled(params["scaling"][model.elements[s]], G)
+        return apply_network(options_of(model.network, s), params["networks"][model.elements[s]], x)
+
+    return params["energy_scale"] * of_species(model.elements, network, species)
+
+
+def features_outside(
+    model: Potential, params: Params, G: Float[Array, " D"], species: Int[Array, ""] | int
+) -> Bool[Array, " D"]:
+    """Which features of an atom lie outside the range of training (in a committee, outside that of any member)."""
+    if model.members is not None:
+        one = replace(model, members=None)
+        return jnp.any(jax.vmap(lambda params: features_outside(one, params, G, species))(params), axis=0)
+    scaling = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), params["scaling"])
+    return of_species(model.elements, lambda s: outside(scaling[model.elements[s]], G), species)
 
 
 def atomic_energy(
@@ -100,7 +135,18 @@ def atomic_energy(
     mask: Bool[Array, " K"],
 ) -> Float[Array, ""]:
     """Energy of one atom in its environment, in eV, relative to the offsets."""
-    return energy_from_features(model, params, model.descriptor(R_ij, species_j, mask), species_i)
+    return energy_from_features(model, params, model.descriptor(R_ij, species_j, mask, species_i), species_i)
+
+
+class LocalEnergies(NamedTuple):
+    r"""Atomic energies in eV and pair gradients :math:`\partial E_i / \partial R_{ij}` in eV/A.
+
+    `outside`, if asked for, is how many features of each atom lie outside the range of training.
+    """
+
+    energies: Float[Array, " N"]
+    pair_gradients: Float[Array, "N K 3"]
+    outside: Int[Array, " N"] | None = None
 
 
 def local_energies(
@@ -109,44 +155,70 @@ def local_energies(
     env: Environment,
     species: Int[Array, " N"],
     *,
-    block: int = BLOCK,
-) -> tuple[Float[Array, " N"], Float[Array, "N K 3"]]:
-    r"""Atomic energies in eV and pair gradients :math:`\partial E_i / \partial R_{ij}` in eV/A, block by block."""
-    one = partial(_value_and_gradient, model, params)
+    watch: bool = False,
+    block: int | None = None,
+) -> LocalEnergies:
+    """Atomic energies and pair gradients, block by block; `watch` also counts features outside the range of training."""
+    if block is None:
+        block = block_size(model, env.mask.shape[1])
+    one = partial(_value_and_gradient, model, params, watch)
     with jax.default_matmul_precision("highest"):  # tensor cores would round float32 products to 10 bits
-        return in_blocks(one, (env.R_ij, species, env.species_j, env.mask), block)
+        return in_blocks(one, species, env, block, len(model.elements))
 
 
-def _value_and_gradient(model, params, args):
-    return jax.value_and_grad(atomic_energy, argnums=2)(model, params, *args)
+def block_size(model: Potential, slots: int) -> int:
+    """Atoms per block, for so many neighbour slots."""
+    return int(np.clip(CACHE // max(model.descriptor.working_set(slots), 1), 4, BLOCK))
 
 
-def in_blocks(function, arrays, block: int):
-    """Maps a function of one atom over the leading axis: vmapped inside a block, one block after the other.
+def _value_and_gradient(model, params, watch, species_i, env):
+    def energy(R_ij):
+        G = model.descriptor(R_ij, env.species_j, env.mask, species_i)
+        flags = features_outside(model, params, G, species_i) if watch else None
+        return energy_from_features(model, params, G, species_i), flags
 
-    The last block is filled up with the first atom again; what it yields there is cut off.
+    (E_i, flags), g = jax.value_and_grad(energy, has_aux=True)(env.R_ij)
+    return LocalEnergies(E_i, g, None if flags is None else jnp.sum(flags, dtype=jnp.int32))
+
+
+def in_blocks(function, species: Int[Array, " N"], arrays, block: int, elements: int):
+    """Maps `function(species_i, arrays_i)` over atoms: vmapped inside a block, one block after the other.
+
+    A block holds atoms of one element only, so that `function` gets the species as a plain int and nothing is computed for other
+    elements. Atoms are sorted by element; each element's last block is filled up with copies, whose results are left out. (A
+    block is a branch of a conditional also for a single element: XLA would merge the slicing of the arrays into the kernels
+    otherwise, which then are no longer vectorised.)
     """
-    N = jax.tree.leaves(arrays)[0].shape[0]
+    N = species.shape[0]
     if N <= block:
-        return jax.vmap(function)(arrays)
-    # Blocks of equal size with as little filling as possible.
-    count = -(-N // block)
-    block = -(-N // count)
-    fill = count * block - N
-
-    def split(a):
-        a = jnp.concatenate([a, jnp.broadcast_to(a[:1], (fill, *a.shape[1:]))]) if fill else a
-        return a.reshape(count, block, *a.shape[1:])
-
-    out = jax.lax.map(jax.vmap(function), jax.tree.map(split, arrays))
-    return jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:])[:N], out)
+        return jax.vmap(function)(species, arrays)
+    blocks = [jax.vmap(partial(function, s)) for s in range(elements)]
+    # As many atoms per block as divide them evenly, and as many blocks as are needed in the worst case.
+    block = -(-N // -(-N // block))
+    count = (N + elements * (block - 1)) // block
+    order = jnp.argsort(species, stable=True)
+    atoms = jnp.bincount(species, length=elements)
+    last_block = jnp.cumsum(-(-atoms // block))
+    first_block = last_block - -(-atoms // block)
+    first_atom = jnp.cumsum(atoms) - atoms
+    s = jnp.searchsorted(last_block, jnp.arange(count), side="right")  # blocks that are not needed get the next number
+    e = jnp.minimum(s, elements - 1)
+    place = (jnp.arange(count) - first_block[e])[:, None] * block + jnp.arange(block)[None, :]
+    members = order[jnp.minimum(first_atom[e][:, None] + jnp.minimum(place, atoms[e][:, None] - 1), N - 1)]
+    chosen = jax.tree.map(lambda a: a[members], arrays)
+    shapes = jax.eval_shape(blocks[0], jax.tree.map(lambda a: a[0], chosen))
+    blocks.append(lambda _: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
+    out = jax.lax.map(lambda one: jax.lax.switch(one[0], blocks, one[1]), (s, chosen))
+    rank = jnp.zeros(N, order.dtype).at[order].set(jnp.arange(N, dtype=order.dtype))
+    row = first_block[species] * block + rank - first_atom[species]
+    return jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:])[row], out)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def sum_of_local_energies(model, params, R_ij, species_j, mask, species, atom_mask):
     """Sum of the atomic energies as a function of pair vectors; its derivative is the pair gradients."""
     env = Environment(R_ij, species_j, mask)
-    E_i, _ = local_energies(model, params, env, species)
+    E_i = local_energies(model, params, env, species).energies
     return jnp.sum(jnp.where(atom_mask, E_i, 0))
 
 
@@ -156,7 +228,7 @@ def _sum_of_local_energies_jvp(model, primals, tangents):
     d_params, dR_ij, *_ = tangents
 
     def energies(params):
-        return local_energies(model, params, Environment(R_ij, species_j, mask), species)
+        return local_energies(model, params, Environment(R_ij, species_j, mask), species)[:2]
 
     if all(map(_is_zero, jax.tree.leaves(d_params, is_leaf=_is_zero))):
         E_i, g = energies(params)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,8 +21,9 @@ import numpy as np
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import BLOCK, Params, Potential
-from bpjax.potential.forces import predict
+from bpjax.potential.energy import BLOCK, Params, Potential, block_size
+from bpjax.potential.extrapolation import Extrapolation, check_dtype, extrapolations_of
+from bpjax.potential.forces import predict, predict_members
 from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Neighbors, Prediction, System
@@ -42,19 +43,26 @@ ATOMS_PER_CALL = 8192
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model says about one structure.
+    """What a model says about one structure; for a committee, the mean over its members.
 
     Attributes:
       energy: total energy in eV, offsets included.
       atomic_energies: (N,) in eV, offsets included; their sum is `energy`.
       forces: (N, 3) in eV/A.
       stress: (3, 3) in eV/A^3, positive in tension (ASE's sign); None unless all directions are periodic.
+      outside: (N,) number of features of each atom outside the range of training; None if nobody watched.
+      energy_spread: standard deviation of the total energy over the members (divided by their number, not by one less), in eV;
+        None for a single network.
+      forces_spread: (N, 3) the same for each component of the forces, in eV/A.
     """
 
     energy: float
     atomic_energies: np.ndarray
     forces: np.ndarray
     stress: np.ndarray | None
+    outside: np.ndarray | None = None
+    energy_spread: float | None = None
+    forces_spread: np.ndarray | None = None
 
 
 class Evaluator:
@@ -65,23 +73,19 @@ class Evaluator:
       params: its arrays.
       dtype: "float32", or "float64" (which needs JAX's x64 mode).
       skin: in A; see `SKIN`. Results do not depend on it beyond rounding. Used by `evaluate` only.
+      watch: also count features outside the range of training (`Evaluation.outside`).
 
     Raises:
       ConfigError: another dtype, float64 without x64 mode, or a negative skin.
     """
 
-    def __init__(self, model: Potential, params: Params, dtype: str = "float32", *, skin: float = SKIN):
-        if dtype not in ("float32", "float64"):
-            raise ConfigError(f"{dtype!r} is not one of float32, float64", field="dtype")
-        if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-            raise ConfigError(
-                "float64 needs JAX in double precision, which it fixes at the start: call "
-                'jax.config.update("jax_enable_x64", True) first, or set JAX_ENABLE_X64=1',
-                field="dtype",
-            )
+    def __init__(
+        self, model: Potential, params: Params, dtype: str = "float32", *, skin: float = SKIN, watch: bool = False
+    ):
+        check_dtype(dtype)
         if not skin >= 0:
             raise ConfigError(f"must be at least 0, got {skin}", field="skin")
-        self.model, self.params, self.dtype, self.skin = model, params, dtype, skin
+        self.model, self.params, self.dtype, self.skin, self.watch = model, params, dtype, skin, watch
         self._shapes: list[tuple[int, ...]] = []
         self._kept: Prepared | None = None
         self._compilations = 0
@@ -116,6 +120,27 @@ class Evaluator:
           UnknownSpeciesError: an element that the model does not know.
         """
         place = Place(path, frame)
+        kept = self._prepared(atoms, place)
+        system = kept.system(atoms, self.model.elements, self.dtype)
+        return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors), place)
+
+    def extrapolations(self, atoms: ase.Atoms, structure: int | None = None) -> list[Extrapolation]:
+        """Every feature outside the range of training: atom, function, value, range; also where `watch` is off.
+
+        Evaluates the descriptor once more: for structures of which `Evaluation.outside` says that there is something to tell.
+
+        Args:
+          atoms: the structure.
+          structure: its number, for the warnings and for messages.
+
+        Raises:
+          StructureError, UnknownSpeciesError: see `evaluate`.
+        """
+        kept = self._prepared(atoms, Place(None, structure))
+        return extrapolations_of(self.model, self.params, atoms, kept, self.dtype, structure)
+
+    def _prepared(self, atoms: ase.Atoms, place: Place) -> Prepared:
+        """The checked structure with a padded neighbour list: the last one, or a new one."""
         check(atoms, self.model.elements, place)
         kept = self._kept
         if kept is None or not kept.serves(atoms, self.skin):
@@ -123,8 +148,7 @@ class Evaluator:
             kept = prepare(atoms, self.model.cutoff + self.skin, place)
             kept = kept.padded(*self._shape(kept.size, HEADROOM))
             self._kept = kept
-        system = kept.system(atoms, self.model.elements, self.dtype)
-        return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors), place)
+        return kept
 
     def evaluate_many(
         self,
@@ -160,7 +184,7 @@ class Evaluator:
                 systems, neighbors = jax.tree.map(lambda *leaves: np.stack(leaves), *batch)
                 found = self._call(_batched, systems, neighbors)
                 for row, number in enumerate(chunk):
-                    one = Prediction(*(leaf[row] for leaf in found))
+                    one = jax.tree.map(lambda leaf, row=row: leaf[row], found)
                     results[number] = _evaluation(self.model, frames[number], one, Place(path, number))
                 bar.update(len(chunk))
         return [result for result in results if result is not None]
@@ -196,9 +220,9 @@ class Evaluator:
 
     def _call(self, function: Any, system: System, neighbors: Neighbors) -> Prediction:
         before = _traces.count
-        result = function(self.model, self.params, system, neighbors)
+        result = function(self.model, self.watch, self.params, system, neighbors)
         self._compilations += _traces.count - before
-        return Prediction(*(np.asarray(leaf, dtype=np.float64) for leaf in result))
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), result)
 
 
 class _Traces:
@@ -211,33 +235,48 @@ _traces = _Traces()
 
 
 # Shared by all evaluators: a second one for the same model finds everything compiled.
-@partial(jax.jit, static_argnums=0)
-def _single(model, params, system, neighbors):
+@partial(jax.jit, static_argnums=(0, 1))
+def _single(model, watch, params, system, neighbors):
     _traces.count += 1
-    return predict(model, params, system, neighbors)
+    return _predictor(model)(model, params, system, neighbors, watch=watch)
 
 
-@partial(jax.jit, static_argnums=0)
-def _batched(model, params, systems, neighbors):
+@partial(jax.jit, static_argnums=(0, 1))
+def _batched(model, watch, params, systems, neighbors):
     _traces.count += 1
     frames, atoms = systems.species.shape
     # On a CPU only as many structures side by side as fill a block; the intermediates then stay in the cache.
-    together = BLOCK if jax.default_backend() == "cpu" else 64 * BLOCK
+    block = block_size(model, neighbors.mask.shape[-1]) if jax.default_backend() == "cpu" else 64 * BLOCK
+    together = min(frames, block // atoms)
     return jax.lax.map(
-        lambda one: predict(model, params, *one),
+        lambda one: _predictor(model)(model, params, *one, watch=watch),
         (systems, neighbors),
-        batch_size=min(frames, max(1, together // atoms)),
+        batch_size=together if together > 1 else None,  # a batch, even of one, would compute all elements for each atom
     )
 
 
+def _predictor(model: Potential) -> Callable[..., Prediction]:
+    """`predict`, or for a committee what gives each member on its own."""
+    return predict if model.members is None else predict_members
+
+
 def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, place: Place) -> Evaluation:
-    """Strips the padding, adds the offsets in float64, and refuses what is not finite."""
-    E_i = prediction.atomic_energies[: len(atoms)] + model.offset_energies(species_of(atoms.numbers, model.elements))
-    forces = prediction.forces[: len(atoms)]
-    for field, value in (("energy", E_i), ("forces", forces), ("stress", prediction.virial)):
+    """Strips the padding, adds the offsets in float64, refuses what is not finite; mean and spread of a committee."""
+    if model.members is None:
+        prediction = jax.tree.map(lambda leaf: leaf[None], prediction)
+    _, E_i, forces, virial, outside = prediction
+    E_i = E_i[:, : len(atoms)] + model.offset_energies(species_of(atoms.numbers, model.elements))
+    forces = forces[:, : len(atoms)]
+    for field, value in (("energy", E_i), ("forces", forces), ("stress", virial)):
         if not np.isfinite(value).all():
             raise place.error("the model gives a result that is not finite here", field)
     stress = None
     if atoms.pbc.all():
-        stress = -0.5 * (prediction.virial + prediction.virial.T) / atoms.cell.volume
-    return Evaluation(float(E_i.sum()), E_i, forces, stress)
+        W = virial.mean(axis=0)
+        stress = -0.5 * (W + W.T) / atoms.cell.volume
+    spread = (None, None)
+    if model.members is not None:
+        spread = float(E_i.sum(axis=1).std()), forces.std(axis=0)
+    mean = E_i.mean(axis=0)
+    outside = None if outside is None else outside[0, : len(atoms)].astype(np.int64)
+    return Evaluation(float(mean.sum()), mean, forces.mean(axis=0), stress, outside, *spread)

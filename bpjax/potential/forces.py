@@ -1,14 +1,20 @@
 """Energy with forces, virial and stress from the pair gradients of one pass."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bpjax.geometry import environments, forces_from_pairs, virial_from_pairs, volume
 from bpjax.potential.energy import Params, Potential, local_energies
+from bpjax.potential.extrapolation import features
 from bpjax.system import Neighbors, Prediction, System
 
 
-def predict(model: Potential, params: Params, system: System, neighbors: Neighbors) -> Prediction:
+def predict(
+    model: Potential, params: Params, system: System, neighbors: Neighbors, *, watch: bool = False
+) -> Prediction:
     """Energy, atomic energies, forces and virial (eV, eV/A), energies relative to the offsets; see `energy`.
 
     Args:
@@ -16,14 +22,41 @@ def predict(model: Potential, params: Params, system: System, neighbors: Neighbo
       params: its arrays.
       system: positions, species, cell, padding mask.
       neighbors: all neighbours within the cutoff, or more.
+      watch: also count, for each atom, the features outside the range of training.
     """
     env = environments(system, neighbors)
     real = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
-    E_i, g = local_energies(model, params, env, jnp.asarray(system.species))
+    E_i, g, outside = local_energies(model, params, env, jnp.asarray(system.species), watch=watch)
     E_i = jnp.where(real, E_i, 0)
     mask = env.mask & real[:, None]
     forces = forces_from_pairs(g, jnp.asarray(neighbors.idx), mask)
-    return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, mask))
+    outside = None if outside is None else jnp.where(real, outside, 0)
+    return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, mask), outside)
+
+
+def predict_members(
+    model: Potential, params: Params, system: System, neighbors: Neighbors, *, watch: bool = False
+) -> Prediction:
+    """What each member of a committee predicts, with a leading axis of members; `predict` gives their mean.
+
+    Args:
+      model: a potential with `members` (static).
+      params: its arrays, with a leading axis of members.
+      system: positions, species, cell, padding mask.
+      neighbors: all neighbours within the cutoff, or more.
+      watch: also count features outside the range of any member; the same numbers for all members.
+
+    Raises:
+      ValueError: the model is no committee.
+    """
+    if model.members is None:
+        raise ValueError("predict_members: the model is no committee, its members=None")
+    one = replace(model, members=None)
+    found = jax.vmap(lambda params: predict(one, params, system, neighbors))(params)
+    if not watch:
+        return found
+    outside = jnp.sum(features(model, params, system, neighbors).outside, axis=1, dtype=jnp.int32)
+    return found._replace(outside=jnp.broadcast_to(outside, found.atomic_energies.shape))
 
 
 def energy_and_forces(

@@ -74,7 +74,7 @@ def _from_stored(model, params, rows: Stored, layout: Layout) -> Outputs:
 
 def _from_environments(model, params, rows: Environments, layout: Layout) -> Outputs:
     env = Environment(sanitised(rows.R_ij, rows.mask), rows.species_j, rows.mask)
-    E_i, g = local_energies(model, params, env, rows.species)
+    E_i, g, _ = local_energies(model, params, env, rows.species)
     E_i = jnp.where(layout.real, E_i, 0)
     g = jnp.where(rows.mask[:, :, None] & layout.real[:, None, None], g, 0)
     dE_dstrain = jnp.einsum("nka,nkb->nab", env.R_ij, g)[:, VOIGT[0], VOIGT[1]]
@@ -131,7 +131,7 @@ def store(descriptor: Descriptor, dataset: Dataset, progress=None) -> Stored:
         for chunk in np.array_split(atoms, -(-len(atoms) // CHUNK)) if len(atoms) else []:
             full = np.resize(chunk, CHUNK)
             arrays = (a[full, :K] for a in (dataset.R_ij, dataset.species_j, dataset.mask, slot))
-            found = jax.device_get(_derivatives(descriptor, U, *arrays))
+            found = jax.device_get(_derivatives(descriptor, U, dataset.species[full], *arrays))
             for whole, part in zip((stored.G, stored.dG_dR, stored.dG_dstrain), found, strict=True):
                 whole[chunk] = part[: len(chunk)]
             if progress:
@@ -140,18 +140,18 @@ def store(descriptor: Descriptor, dataset: Dataset, progress=None) -> Stored:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _derivatives(descriptor, U: int, R_ij, species_j, mask, slot):
+def _derivatives(descriptor, U: int, species_i, R_ij, species_j, mask, slot):
     """Features (n, D), their derivatives with the U atoms around (n, U, 3, D), and with the strain (n, 6, D)."""
 
-    def one(R_ij, species_j, mask, slot):
-        J = jax.jacrev(descriptor)(R_ij, species_j, mask)
+    def one(species_i, R_ij, species_j, mask, slot):
+        J = jax.jacrev(descriptor)(R_ij, species_j, mask, species_i)
         dG_dR = jnp.einsum("ku,dka->uad", jax.nn.one_hot(slot, U, dtype=J.dtype), J)
         W = jnp.einsum("ka,dkb->abd", sanitised(R_ij, mask), J)  # J is zero where masked
         dG_dstrain = 0.5 * (W + W.swapaxes(0, 1))[VOIGT[0], VOIGT[1]]
-        return descriptor(R_ij, species_j, mask), dG_dR, dG_dstrain
+        return descriptor(R_ij, species_j, mask, species_i), dG_dR, dG_dstrain
 
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(one)(R_ij, species_j, mask, slot)
+        return jax.vmap(one)(species_i, R_ij, species_j, mask, slot)
 
 
 def _degree_buckets(degree: np.ndarray) -> list[tuple[int, int]]:

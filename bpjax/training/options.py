@@ -28,6 +28,7 @@ from bpjax.descriptors.choose import DefaultACSF
 from bpjax.networks.elemental import MLP
 from bpjax.spec import register
 from bpjax.training.losses import LikelihoodLoss
+from bpjax.units import SYSTEMS
 
 
 def _check(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -41,13 +42,14 @@ class DataOptions:
     """What to train on.
 
     Attributes:
-      train: files of structures with energies and forces (and stresses), anything ASE reads.
+      train: files of structures with energies and forces (and stresses): anything ASE reads, or data files of RuNNer and n2p2.
       validation: files to watch while training; empty to set a share of the training structures aside.
       test: files that the finished model is measured on.
       validation_fraction: share of each group that is set aside when `validation` is empty.
       weights: weight of each group (`config_type` or `group` of a structure) in the loss; `default` for those not named.
       isolated: energy of the isolated atom of each element in eV. An isolated atom among the training structures (one atom,
         not periodic or `config_type` isolated_atom) serves as well and is not trained on.
+      units: "hartree-bohr" or "ev-angstrom", of data files of RuNNer and n2p2, which do not say; None if there are none.
     """
 
     train: tuple[str, ...]
@@ -56,11 +58,13 @@ class DataOptions:
     validation_fraction: float = 0.1
     weights: dict[str, float] = field(default_factory=dict)
     isolated: dict[str, float] = field(default_factory=dict)
+    units: str | None = None
 
     def __post_init__(self):
         _check(len(self.train) > 0, "train", self.train, "name at least one file")
         fraction = self.validation_fraction
         _check(0 < fraction < 1, "validation_fraction", fraction, "must be between 0 and 1")
+        _check(self.units is None or self.units in SYSTEMS, "units", self.units, f"must be {' or '.join(SYSTEMS)}")
         for group, weight in self.weights.items():
             _check(math.isfinite(weight) and weight >= 0, f"weights.{group}", weight, "must be at least 0")
 

@@ -56,12 +56,15 @@ class Structures:
         return digest.hexdigest()
 
 
-def read_split(paths: Sequence[str], folder: Path) -> Split:
-    """Reads files, relative to `folder`, in order; energies and forces are required of every structure."""
+def read_split(paths: Sequence[str], folder: Path, units: str | None = None) -> Split:
+    """Reads files, relative to `folder`, in order; energies and forces are required of every structure.
+
+    `units` are those of RuNNer and n2p2 files; see `bpjax.io.structures.read_structures`.
+    """
     frames, sources = [], []
     for name in paths:
         path = folder / name
-        found = read_structures(path)
+        found = read_structures(path, units=units)
         require_labels(found, path, forces=not all(_is_isolated_atom(a) for a in found))
         frames += found
         sources += [(str(path), n) for n in range(len(found))]
@@ -80,7 +83,7 @@ def prepare(options: DataOptions, folder: Path, seed: int) -> Structures:
       FormatError, StructureError: a file or structure that cannot be used; see `bpjax.io.structures`.
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
     """
-    everything = read_split(options.train, folder)
+    everything = read_split(options.train, folder, options.units)
     atoms = [n for n, a in enumerate(everything.frames) if _is_isolated_atom(a)]
     train = everything.pick([n for n in range(len(everything)) if n not in set(atoms)])
     if not len(train):
@@ -92,10 +95,10 @@ def prepare(options: DataOptions, folder: Path, seed: int) -> Structures:
         missing = ", ".join(sorted(set(elements) - set(isolated)))
         raise ConfigError(f"no energy for {missing}; give all elements or none", field="data.isolated")
     if options.validation:
-        validation = read_split(options.validation, folder)
+        validation = read_split(options.validation, folder, options.units)
     else:
         train, validation = set_aside(train, options.validation_fraction, seed)
-    test = read_split(options.test, folder)
+    test = read_split(options.test, folder, options.units)
     for split in (validation, test):
         for structure, (path, frame) in zip(split.frames, split.sources, strict=True):
             unknown = sorted(set(structure.get_chemical_symbols()) - set(elements))

@@ -58,6 +58,16 @@ def timed(function, *arguments, repeats: int) -> tuple[float, float]:
     return compile_time, min(steps)
 
 
+def machine() -> dict[str, int | str]:
+    """What the process has used and runs on, for a line of results."""
+    return {
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "cores": len(os.sched_getaffinity(0)),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[4, 8], help="repeats of the cubic cell of 8 atoms")
@@ -81,7 +91,7 @@ def main() -> None:
 
                     def step(params, system, neighbors, model=model, block=block):
                         env = environments(system, neighbors)
-                        E_i, g = local_energies(model, params, env, system.species, block=block)
+                        E_i, g, _ = local_energies(model, params, env, system.species, block=block)
                         return E_i.sum(), forces_from_pairs(g, neighbors.idx, neighbors.mask)
 
                     compile_time, step_time = timed(step, params, system, neighbors, repeats=arguments.repeats)
@@ -96,11 +106,8 @@ def main() -> None:
                                 "block": block,
                                 "compile_s": round(compile_time, 2),
                                 "us_per_atom": round(1e6 * step_time / len(atoms), 2),
-                                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                                "cores": len(os.sched_getaffinity(0)),
-                                "device": jax.devices()[0].device_kind,
-                                "jax": jax.__version__,
                             }
+                            | machine()
                         ),
                         flush=True,
                     )

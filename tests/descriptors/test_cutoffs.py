@@ -24,6 +24,7 @@ REFERENCE = {
     "poly2": lambda x: (1 - x) ** 3 * (1 + 3 * x + 6 * x**2),
     "poly3": lambda x: (1 - x) ** 4 * (1 + 4 * x + 10 * x**2 + 20 * x**3),
     "poly4": lambda x: (1 - x) ** 5 * (1 + 5 * x + 15 * x**2 + 35 * x**3 + 70 * x**4),
+    "hard": np.ones_like,
 }
 """The formulas in another form (the polynomials factorised)."""
 

@@ -197,6 +197,8 @@ def test_barostat_that_shrinks_the_cell_too_far():
         ({"ensemble": "nvp"}, "ensemble: 'nvp' must be one of nve, nvt, nvt_langevin, npt"),
         ({"skin": -0.5}, "skin: -0.5 must be"),
         ({"max_temperature": 100.0}, "max_temperature: 100.0 must be"),
+        ({"max_extrapolations": -1}, "max_extrapolations: -1 must be an integer"),
+        ({"max_extrapolations": True}, "max_extrapolations: True must be an integer"),
         ({"dtype": "float16"}, "dtype: 'float16' must be"),
         ({"temprature": 300.0}, "temprature: unknown option"),
     ],

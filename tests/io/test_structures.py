@@ -18,6 +18,7 @@ from bpjax.io.structures import (
     require_labels,
     write_structures,
 )
+from bpjax.units import BOHR, HARTREE
 
 TEXT = """2
 Lattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 config_type=pair pbc="T T T"
@@ -114,6 +115,26 @@ def test_partly_periodic_cells_need_only_their_own_vectors(pbc):
     cell = np.where(np.array(pbc)[:, None], np.diag([4.0, 4.0, 4.0]), 0)
     check_structure(Atoms("H", cell=cell, pbc=pbc))
     check_structure(Atoms("H", cell=np.where(np.array(pbc)[:, None], cell, [4.0, 0, 0]), pbc=pbc))
+
+
+@pytest.mark.parametrize("size", [1e5, 1e6, 1e20, 1e100, 1e308])
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (True, False, False), (False, False, False)])
+def test_absurd_sizes_are_refused(size, pbc):
+    """With the first of them the search for near atoms takes minutes, with the others it ends the process."""
+    cell = np.diag([5.0, 5.0, 5.0])
+    flown = Atoms("H2", positions=[[0, 0, 0], [1, 1, size]], cell=cell, pbc=pbc)
+    if not all(pbc):
+        with pytest.raises(StructureError, match=r"positions: atoms are .* A apart where nothing repeats"):
+            check_structure(flown)
+    cell[0, 0] = size
+    if pbc[0]:
+        with pytest.raises(StructureError, match=r"cell: is periodic along a with .* A, which is more than 10000 A"):
+            check_structure(Atoms("H2", positions=[[0, 0, 0], [1, 1, 0]], cell=cell, pbc=pbc))
+
+
+def test_atoms_that_left_a_periodic_cell_are_where_they_come_back():
+    check_structure(Atoms("H2", positions=[[0, 0, 0], [1e6 + 1, 0, 0]], cell=[5, 5, 5], pbc=True))
+    check_structure(Atoms("H2", positions=[[0, 0, 9.9e3], [1, 0, 9.9e3]], cell=[9.9e3, 5, 5], pbc=[True, True, False]))
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -308,3 +329,68 @@ def test_shared_sets_are_read(shared):
 def test_compressed_text(tmp_path):
     (tmp_path / "a.xyz.gz").write_bytes(gzip.compress(TEXT.encode()))
     assert len(read_structures(tmp_path / "a.xyz.gz")) == 1
+
+
+# ---------------------------------------------------------------------------------------- RuNNer data files
+
+RUNNER = """begin
+lattice 5 0 0
+lattice 0 5 0
+lattice 0 0 5
+atom 0 0 0 Si 0 0 0.1 0 0
+atom 2 0 0 Si 0 0 -0.1 0 0
+energy -1.5
+charge 0
+end
+"""
+
+
+@pytest.mark.parametrize("name", ["input.data", "output.data", "frames", "a.xyz", "POSCAR", "a.cif", "a@2.data"])
+def test_runner_files_are_known_by_their_content(tmp_path, name):
+    path = write(tmp_path / name, "\n# made by hand\n" + RUNNER * 2)
+    frames = read_structures(path, units="ev-angstrom")
+    assert [labels(atoms).energy for atoms in frames] == [-1.5, -1.5] and frames[1].cell.lengths()[0] == 5.0
+    (atoms,) = read_structures(path, "-1", "hartree-bohr")
+    np.testing.assert_allclose(atoms.cell.lengths(), 5.0 * BOHR)
+    np.testing.assert_allclose(labels(atoms).energy, -1.5 * HARTREE)
+
+
+def test_runner_files_need_units(tmp_path):
+    path = write(tmp_path / "input.data", RUNNER)
+    with pytest.raises(ConfigError, match=r"input\.data: units: .* give hartree-bohr or ev-angstrom$") as caught:
+        read_structures(path)
+    assert caught.value.field == "units"
+
+
+def test_units_are_for_files_that_do_not_say_theirs(tmp_path):
+    path = write(tmp_path / "a.xyz", TEXT)
+    (atoms,) = read_structures(path, units="hartree-bohr")
+    assert atoms.cell.lengths()[0] == 5.0 and labels(atoms).energy == -1.5
+    with pytest.raises(ConfigError, match="units: 'kcal' is not known"):
+        read_structures(path, units="kcal")
+
+
+def test_runner_structures_are_checked(tmp_path):
+    path = write(tmp_path / "input.data", RUNNER + RUNNER.replace("lattice 0 5 0", "lattice 5 0 0"))
+    with pytest.raises(StructureError, match=r"input\.data: frame 1: cell: has zero volume"):
+        read_structures(path, units="ev-angstrom")
+    path = write(tmp_path / "input.data", RUNNER * 2 + RUNNER.replace("atom 2 0", "atom 0 0"))
+    with pytest.raises(StructureError, match=r"input\.data: frame 2: positions: atoms 0 and 1 are at one place"):
+        read_structures(path, "::2", "ev-angstrom")
+
+
+def test_other_data_files_are_not_taken_for_runner_files(tmp_path):
+    """ASE does so with LAMMPS data files, and converts what follows any "begin"."""
+    ase.io.write(tmp_path / "lammps.data", bulk("Si"), format="lammps-data")
+    write(tmp_path / "a.data", "hello\n" + RUNNER)
+    for name in ("lammps.data", "a.data"):
+        with pytest.raises(FormatError, match=rf"{name}: is in no format that ASE recognises, nor does it start with"):
+            read_structures(tmp_path / name, units="hartree-bohr")
+
+
+def test_damaged_compression(tmp_path):
+    data = bytearray(gzip.compress(TEXT.encode() * 50))
+    data[60:90] = bytes(30)
+    (tmp_path / "a.xyz.gz").write_bytes(data)
+    with pytest.raises(FormatError, match=r"a\.xyz\.gz: cannot be read"):
+        read_structures(tmp_path / "a.xyz.gz")

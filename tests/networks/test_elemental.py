@@ -1,12 +1,15 @@
 """Per-element networks against the same written out in numpy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf, expit
 
-from bpjax.networks.elemental import ACTIVATIONS, MLP, apply_networks, init_networks
+from bpjax.networks.elemental import ACTIVATIONS, MLP, PerElement, apply_network, init_networks, options_of
+from bpjax.spec import from_spec, to_spec
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -16,14 +19,22 @@ REFERENCE = {
     "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "softplus": lambda x: np.logaddexp(x, 0),
     "logistic": expit,
+    "reverse_logistic": lambda x: 1 - expit(x),
+    "gaussian": lambda x: np.exp(-(x**2) / 2),
+    "cosine": np.cos,
+    "exponential": lambda x: np.exp(-x),
+    "harmonic": np.square,
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
 }
 
 
 def written_out(options, params, x):
-    for layer in range(len(options.hidden)):
+    for layer, activation in enumerate(options.activations):
         p = params[f"hidden_{layer}"]
-        x = REFERENCE[options.activation](x @ np.asarray(p["kernel"]) + np.asarray(p["bias"]))
-    return (x @ np.asarray(params["output"]["kernel"]) + np.asarray(params["output"]["bias"]))[..., 0]
+        x = REFERENCE[activation](x @ np.asarray(p["kernel"]) + np.asarray(p["bias"]))
+    x = (x @ np.asarray(params["output"]["kernel"]) + np.asarray(params["output"]["bias"]))[..., 0]
+    return REFERENCE[options.output_activation](x)
 
 
 def randomised(params, seed=0):
@@ -39,33 +50,49 @@ def test_all_activations_are_tested():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("elements", [("Si", "C"), ("H", "O", "C"), ("Si",)], ids="-".join)
-def test_each_atom_goes_through_the_network_of_its_element(activation, elements):
-    options = MLP((4, 3), activation)
-    params = randomised(init_networks(options, elements, 5, jax.random.key(0), jnp.float64))
-    G = np.random.default_rng(1).normal(size=(len(elements), 5))
-    for species, element in enumerate(elements):
-        found = apply_networks(options, params, elements, jnp.asarray(G), jnp.asarray(species))
-        assert found.shape == ()
-        np.testing.assert_allclose(found, written_out(options, params[element], G[species]), rtol=1e-13)  # rounding
+def test_against_the_formula(activation):
+    for options in (MLP((4, 3), activation), MLP((4, 3), "tanh", output_activation=activation)):
+        params = randomised(init_networks(options, ("Si",), 5, jax.random.key(0), jnp.float64))["Si"]
+        x = np.random.default_rng(1).normal(size=(7, 5))
+        expected = written_out(options, params, x)
+        np.testing.assert_allclose(apply_network(options, params, jnp.asarray(x)), expected, rtol=1e-12)  # rounding
+        one = apply_network(options, params, jnp.asarray(x[0]))
+        assert one.shape == () and one.dtype == jnp.float64
+        np.testing.assert_allclose(one, expected[0], rtol=1e-12)  # rounding
 
 
-def test_batch():
-    options, elements = MLP((4,)), ("O", "H")
+def test_a_layer_may_have_an_activation_of_its_own():
+    options = MLP((4, 3, 2), ("tanh", "gaussian", "softplus"), "harmonic")
+    params = randomised(init_networks(options, ("Si",), 5, jax.random.key(0), jnp.float64))["Si"]
+    x = np.random.default_rng(1).normal(size=5)
+    np.testing.assert_allclose(
+        apply_network(options, params, jnp.asarray(x)), written_out(options, params, x), rtol=1e-12
+    )
+
+
+def test_elements_may_have_networks_of_their_own():
+    options = PerElement((MLP((4,)), MLP((3, 2), "tanh"), MLP((), ())))
+    elements = ("O", "H", "C")
     params = randomised(init_networks(options, elements, 5, jax.random.key(0), jnp.float64))
-    G = np.random.default_rng(1).normal(size=(7, 2, 5))
-    species = np.arange(7) % 2
-    found = apply_networks(options, params, elements, jnp.asarray(G), jnp.asarray(species))
-    expected = [written_out(options, params[elements[s]], G[n, s]) for n, s in enumerate(species)]
-    np.testing.assert_allclose(found, expected, rtol=1e-13)  # rounding
+    assert set(params) == set(elements)
+    assert params["H"]["hidden_0"]["kernel"].shape == (5, 3) and list(params["C"]) == ["output"]
+    x = np.random.default_rng(1).normal(size=5)
+    for index, element in enumerate(elements):
+        own = options_of(options, index)
+        assert own is options.networks[index]
+        found = apply_network(own, params[element], jnp.asarray(x))
+        np.testing.assert_allclose(found, written_out(own, params[element], x), rtol=1e-12)
+    assert options_of(MLP(), 2) == MLP()
+    with pytest.raises(ValueError, match="one for each of O, H, got 3"):
+        init_networks(options, ("O", "H"), 5, jax.random.key(0))
 
 
 def test_without_hidden_layers_it_is_linear():
     options = MLP(())
-    params = randomised(init_networks(options, ("Si",), 3, jax.random.key(0), jnp.float64))
-    p = params["Si"]["output"]
-    found = apply_networks(options, params, ("Si",), jnp.asarray([[1.0, 2.0, 3.0]]), jnp.asarray(0))
-    np.testing.assert_allclose(found, np.array([1.0, 2, 3]) @ p["kernel"][:, 0] + p["bias"][0], rtol=1e-14)
+    params = randomised(init_networks(options, ("Si",), 3, jax.random.key(0), jnp.float64))["Si"]
+    p = params["output"]
+    found = apply_network(options, params, jnp.asarray([[1.0, 2.0, 3.0]]))
+    np.testing.assert_allclose(found, np.array([1.0, 2, 3]) @ p["kernel"] + p["bias"], rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -80,7 +107,46 @@ def test_start(dtype):
     np.testing.assert_array_equal(params["Si"]["hidden_0"]["bias"], 0)
 
 
-@pytest.mark.parametrize("options", [{"hidden": (4, 0)}, {"hidden": (-1,)}, {"activation": "relu"}])
+@pytest.mark.parametrize("x", [-700.0, -40.0, -36.7, -5.0, -0.1, 0.0, 0.1, 5.0, 36.0, 700.0])
+def test_softplus_and_the_logistic_pair_are_accurate_everywhere(x):
+    exact = {
+        "softplus": max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+        "logistic": 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x)),
+        "reverse_logistic": 1 / (1 + math.exp(x)) if x < 0 else math.exp(-x) / (1 + math.exp(-x)),
+    }
+    for name, value in exact.items():
+        found = float(ACTIVATIONS[name](jnp.asarray(x, jnp.float64)))
+        assert found == pytest.approx(value, rel=1e-15, abs=1e-305), name  # XLA flushes subnormal numbers
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("x", [-30.0, -1.0, 0.0, 1.0, 30.0])
+def test_derivatives_are_finite(activation, x):
+    function = ACTIVATIONS[activation]
+    for _ in range(3):
+        function = jax.grad(function)
+        assert np.isfinite(function(jnp.asarray(x, jnp.float64)))
+
+
+@pytest.mark.parametrize("options", [MLP(), MLP((3, 2), ("tanh", "relu"), "cosine"), PerElement((MLP(), MLP((3,))))])
+def test_options_return_from_plain_values(options):
+    assert from_spec(type(options), to_spec(options)) == options
+    hash(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": (4, 0)},
+        {"hidden": (-1,)},
+        {"activation": "step"},
+        {"activation": ("tanh", "step")},
+        {"activation": ("tanh",)},
+        {"output_activation": "step"},
+    ],
+)
 def test_options_out_of_range_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(ValueError, match=f"MLP {next(iter(options))}="):
         MLP(**options)
+    with pytest.raises(ValueError, match="PerElement networks"):
+        PerElement(())

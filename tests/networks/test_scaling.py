@@ -1,10 +1,11 @@
 """Scaling of features."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.networks.scaling import FLOOR, fit_scaling, init_scaling, scaled
+from bpjax.networks.scaling import FLOOR, fit_scaling, init_scaling, outside, scaled
 
 ELEMENTS = ("Si", "C", "H")
 
@@ -22,7 +23,8 @@ def test_zero_mean_and_unit_spread(data, strict_promotion):
     G, species = data
     scaling = fit_scaling(G, species, ELEMENTS)
     for s, element in enumerate(ELEMENTS[:2]):
-        x = np.asarray(scaled(scaling, ELEMENTS, jnp.asarray(G[species == s], jnp.float32)))[:, s, :3]
+        own = jnp.asarray(G[species == s], jnp.float32)
+        x = np.asarray(jax.vmap(lambda g, scaling=scaling[element]: scaled(scaling, g))(own))[:, :3]
         # float32: 100 +- 10 has rounding of 1e-6 of its spread.
         np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-5, err_msg=element)
         np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-5, err_msg=element)
@@ -58,15 +60,34 @@ def test_one_atom_and_no_atom(data):
         np.testing.assert_array_equal(scaling[element]["scale"], 1)
 
 
-def test_each_element_has_its_own_in_the_order_of_species(strict_promotion):
-    scaling = {e: {"mean": jnp.full(2, 10.0 * n), "scale": jnp.full(2, n + 1.0)} for n, e in enumerate(ELEMENTS)}
-    x = scaled(dict(sorted(scaling.items())), ELEMENTS, jnp.full(2, 100.0))
-    np.testing.assert_array_equal(x, [[100, 100], [180, 180], [240, 240]])
-    batch = scaled(scaling, ELEMENTS, jnp.full((4, 2), 100.0))
-    np.testing.assert_array_equal(batch, np.broadcast_to(x, (4, 3, 2)))
-
-
 def test_identity(strict_promotion):
     G = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
     scaling = init_scaling(ELEMENTS, 3, np.float64)
-    np.testing.assert_array_equal(scaled(scaling, ELEMENTS, G), np.repeat(G[:, None], 3, axis=1))
+    for element in ELEMENTS:
+        np.testing.assert_array_equal(scaled(scaling[element], G[0]), G[0])
+        assert not outside(scaling[element], 1e300 * G[0]).any()
+
+
+def test_range_of_the_data(data):
+    G, species = data
+    scaling = fit_scaling(G, species, ELEMENTS)
+    for s, element in enumerate(ELEMENTS[:2]):
+        own = jnp.asarray(G[species == s], jnp.float32)
+        inside = jax.vmap(lambda g, scaling=scaling[element]: outside(scaling, g))(own)
+        assert not inside.any()
+        for column in range(3):
+            for extreme, sign in ((own.max(axis=0), 1), (own.min(axis=0), -1)):
+                beyond = own[0].at[column].set(extreme[column] + sign * 1e-3 * jnp.abs(extreme[column]))
+                assert np.flatnonzero(outside(scaling[element], beyond)).tolist() == [column]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tolerance_of_the_range(dtype):
+    scaling = {"min": [-2.0], "max": [3.0], "scale": [10.0]}
+    scaling = {name: jnp.asarray(value, dtype) for name, value in scaling.items()}
+    # n2p2: 1000 units of rounding, absolute; float32: 16 units of the limit and 1e-4 of the spread, 0.1.
+    low, high = (2.3e-13, 2.3e-13) if dtype == "float64" else (1.5e-5, 1.7e-5)
+    for value, expected in ((-2.0, False), (3.0, False), (-2 - low, True), (3 + high, True)):
+        assert bool(outside(scaling, jnp.asarray([value], dtype))[0]) is expected
+    for value in (-2 - 0.7 * low, 3 + 0.7 * high):
+        assert not outside(scaling, jnp.asarray([value], dtype))[0]

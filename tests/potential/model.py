@@ -46,6 +46,8 @@ def strong(model, seed=0, dtype=np.float64):
         params["scaling"][element] = {
             "mean": jnp.asarray(random.uniform(0, 1, D), dtype),
             "scale": jnp.asarray(random.uniform(0.2, 0.6, D), dtype),
+            "min": jnp.full(D, -jnp.inf, dtype),
+            "max": jnp.full(D, jnp.inf, dtype),
         }
     return params | {"energy_scale": jnp.asarray(1.7, dtype)}
 

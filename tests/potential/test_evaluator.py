@@ -10,6 +10,7 @@ from bpjax.errors import BpjaxError, ConfigError, StructureError, UnknownSpecies
 from bpjax.neighbors import neighbor_list
 from bpjax.potential import predict
 from bpjax.potential.evaluator import Evaluator
+from bpjax.potential.extrapolation import features
 from bpjax.potential.forces import stress
 from bpjax.potential.preparation import groups_of_like_size
 from bpjax.system import system_from_arrays
@@ -108,6 +109,20 @@ def test_nothing_is_compiled_again_while_atoms_move():
     again = Evaluator(evaluator.model, PARAMS)
     again.evaluate(molecule())
     assert again.compilations == 0  # shared by all evaluators of one model
+
+
+def test_warnings_are_not_compiled_again_while_atoms_move():
+    evaluator = Evaluator(MODEL, PARAMS, "float64", watch=True)
+    rng, atoms = np.random.default_rng(0), liquid()
+    for step in range(20):
+        atoms.positions += rng.normal(scale=0.03, size=atoms.positions.shape)
+        assert not evaluator.evaluate(atoms).outside.any()
+        searches = evaluator.searches
+        assert evaluator.extrapolations(atoms) == []
+        if step == 0:
+            compiled = features._cache_size()
+    assert evaluator.compilations <= 1 and features._cache_size() == compiled
+    assert evaluator.searches == searches  # the list of the energy serves the warnings too
 
 
 def test_neighbour_lists_are_used_again_without_a_trace(evaluator):

@@ -175,7 +175,7 @@ def test_blocks(block):
     system, neighbors = prepared(liquid())
     env = environments(system, neighbors)
     expected = jit_predict(SMALL, SMALL_PARAMS, system, neighbors)
-    E_i, g = jax.jit(partial(local_energies, SMALL, block=block))(SMALL_PARAMS, env, system.species)
+    E_i, g, _ = jax.jit(partial(local_energies, SMALL, block=block))(SMALL_PARAMS, env, system.species)
     close(E_i, expected.atomic_energies)
     close(forces_from_pairs(g, neighbors.idx, neighbors.mask), expected.forces)
 
@@ -215,7 +215,7 @@ def test_each_species_has_its_own_network(elements):
     symbols = [elements[n % len(elements)] for n in range(6)]
     atoms = ase.Atoms(symbols, random.uniform(0, 3, (6, 3)))
     system, neighbors = prepared(atoms, model=model, capacity=7, slots=8)
-    G = jax.jit(jax.vmap(model.descriptor))(*environments(system, neighbors))
+    G = jax.jit(jax.vmap(model.descriptor))(*environments(system, neighbors), jnp.asarray(system.species))
     found = jit_predict(model, params, system, neighbors).atomic_energies
     for i, symbol in enumerate(symbols):
         p = jax.tree.map(np.asarray, params["networks"][symbol])
@@ -253,7 +253,7 @@ def test_single_precision(atoms):
     exact = jit_predict(MODEL, PARAMS, *prepared(atoms))
     system, neighbors = prepared(atoms, dtype=np.float32)
     found = jit_predict(MODEL, PARAMS, system, neighbors)  # parameters follow the positions
-    assert {a.dtype for a in found} == {jnp.dtype(jnp.float32)}
+    assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
     assert jax.eval_shape(partial(energy, MODEL), PARAMS, system, neighbors).dtype == jnp.float32
     np.testing.assert_allclose(found.forces[:N], exact.forces[:N], rtol=0, atol=1e-4)  # what is asked for, in eV/A
     np.testing.assert_allclose(found.energy / N, exact.energy / N, rtol=0, atol=1e-5)
@@ -264,7 +264,7 @@ def test_single_precision_parameters_in_double_precision():
     small = jax.tree.map(lambda p: p.astype(jnp.float32), PARAMS)
     found = jit_predict(MODEL, small, *prepared(crystal()))
     exact = jit_predict(MODEL, jax.tree.map(lambda p: p.astype(jnp.float64), small), *prepared(crystal()))
-    assert {a.dtype for a in found} == {jnp.dtype(jnp.float64)}
+    assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.float64)}
     jax.tree.map(close, found, exact)
 
 

@@ -1,0 +1,134 @@
+"""``bpjax convert``: potentials and structures from and to n2p2 and RuNNer."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bpjax.cli.common import (
+    Units,
+    check_output,
+    check_output_folder,
+    keep_texts,
+    load_model,
+    read_frames,
+    units_option,
+    use_dtype,
+)
+from bpjax.errors import BpjaxError, StructureError
+
+_MODEL, _RUNNER, _EXTXYZ = ".bpjax", ".data", (".extxyz", ".xyz")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert potentials and structures from and to the files of n2p2 and RuNNer.
+
+    What IN is decides what OUT can be:
+
+      a folder with input.nn, scaling.data, weights.*.data  ->  a model, NAME.bpjax
+      a model, NAME.bpjax                                   ->  such a folder, for n2p2, LAMMPS and CP2K
+      structures in any format that ASE reads               ->  a RuNNer data file, NAME.data
+      a RuNNer data file (input.data)                       ->  extended XYZ, NAME.extxyz, with energies and forces
+
+    A committee is a folder with the folders nnp-1, nnp-2, ...
+
+    Example: bpjax convert nnp model.bpjax --units hartree-bohr
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """What to convert."""
+
+    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Where the result goes: NAME.bpjax, a folder, NAME.data or NAME.extxyz."""
+
+    units: Units = None
+    """Units of the files of n2p2 or RuNNer, which do not say it. Required, except for a model that is to become a folder: that
+    is written in eV and angstrom unless asked otherwise."""
+
+    overwrite: bool = False
+    """Replace OUT if it exists."""
+
+
+def run(options: Options) -> None:
+    """Finds out what IN is and converts it."""
+    source, output = options.source, options.output
+    if source.is_dir():
+        if output.suffix != _MODEL:
+            raise _unfit(source, "a folder of n2p2 or RuNNer becomes a file NAME.bpjax", output)
+        folder_to_model(options)
+    elif source.suffix == _MODEL:
+        if output.suffix in (_MODEL, _RUNNER, *_EXTXYZ):
+            raise _unfit(source, "a model becomes a folder of n2p2", output)
+        model_to_folder(options)
+    else:
+        if output.suffix not in (_RUNNER, *_EXTXYZ):
+            raise _unfit(source, "structures become a file NAME.data or NAME.extxyz", output)
+        convert_structures(options)
+
+
+def _unfit(source: Path, rule: str, output: Path) -> BpjaxError:
+    if not source.exists():
+        return BpjaxError(f"{source}: no such file or folder")
+    return BpjaxError(f"cannot convert {source} to {output}: {rule}")
+
+
+def folder_to_model(options: Options) -> None:
+    """A folder of n2p2 or RuNNer as a model file, in float64."""
+    check_output(options.output, options.overwrite)
+    use_dtype("float64")
+    model, params = load_model(options.source, options.units)
+
+    import bpjax
+    from bpjax.potential.store import save
+
+    origin: dict[str, Any] = {"converted_from": str(options.source), "units": options.units}
+    save(options.output, model, params, {**origin, "versions": {"bpjax": bpjax.__version__}})
+    members = "" if model.members is None else f", a committee of {model.members}"
+    print(f"wrote {options.output}: {', '.join(model.elements)}; cutoff {model.cutoff:.6g} A{members}")
+
+
+def model_to_folder(options: Options) -> None:
+    """A model file as a folder of n2p2, and what to type in LAMMPS."""
+    check_output_folder(options.output, options.overwrite)
+    use_dtype("float64")  # numbers of the file are to be written as they are
+    model, params = load_model(options.source)
+
+    from bpjax.interop.n2p2 import write_potential
+
+    units = options.units or "ev-angstrom"
+    remarks = write_potential(options.output, model, params, units, overwrite=options.overwrite)
+    print(f"wrote {options.output} (units {units})")
+    for remark in remarks:
+        print(remark)
+
+
+def convert_structures(options: Options) -> None:
+    """Structures as a RuNNer data file or extended XYZ; says on standard error what could not be kept."""
+    check_output(options.output, options.overwrite)
+
+    from bpjax.io.runner import write_runner
+    from bpjax.io.structures import write_structures
+    from bpjax.units import unit_system
+
+    if options.output.suffix == _RUNNER:
+        with units_option():  # before a long file is read
+            unit_system(options.units, str(options.output))
+    frames = read_frames(options.source, units=options.units)
+    remarks: list[str] = []
+    if options.output.suffix == _RUNNER:
+        try:
+            remarks = write_runner(options.output, frames, options.units)
+        except StructureError as error:
+            raise StructureError(error.message, error.path or options.source, error.frame, error.field) from error
+    else:
+        for atoms in frames:
+            keep_texts(atoms)
+        write_structures(options.output, frames)
+    for remark in remarks:
+        print(f"bpjax: {remark}", file=sys.stderr)
+    print(f"wrote {options.output}: {len(frames)} structures")

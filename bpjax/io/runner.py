@@ -1,0 +1,399 @@
+"""Data files of RuNNer and n2p2 (``input.data``, ``output.data``).
+
+Each structure stands between ``begin`` and ``end``::
+
+    begin set=train
+    comment any text
+    lattice 10.0 0.0 0.0
+    lattice 0.0 10.0 0.0
+    lattice 0.0 0.0 10.0
+    atom x y z El charge unused fx fy fz
+    energy -1.0
+    charge 0.0
+    end
+
+A structure without ``lattice`` lines is not periodic, one with three of them is so in all directions. The file does not
+say its units; whoever reads it must. Layout: https://compphysvienna.github.io/n2p2/topics/cfg_file.html.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
+from ase.io.formats import open_with_compression
+
+from bpjax.errors import FormatError, StructureError
+from bpjax.io.atomic import write_text
+from bpjax.io.structures import check_structure, frame_selection, labels
+from bpjax.units import unit_system
+
+_Path = str | os.PathLike[str]
+_Row = tuple[int, list[bytes]]  # number of a line, and its words
+
+# Array for the unused column, where it is not all zero. RuNNer calls it the energy of the atom, n2p2 passes over it.
+_UNUSED = "runner_unused"
+
+_KEYWORDS = ("begin", "comment", "lattice", "atom", "energy", "charge", "end")
+_BOM = b"\xef\xbb\xbf"  # some editors on Windows start a text with it
+_BLANKS = " \t\v\f"  # what `bytes.strip` takes off, not all that Unicode has
+_FULL, _SHORT = 10, 5  # words of an atom's line with charge, unused column and forces, and without
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def is_runner(path: _Path) -> bool:
+    """Whether the first line that is neither empty nor a comment (#) starts with ``begin``.
+
+    Raises what `open` and the compressions do.
+    """
+    with open_with_compression(os.fspath(path), "rb") as file:
+        start, in_comment = file.read(len(_BOM)), False
+        if start != _BOM:
+            file.seek(0)
+        # In pieces, because a binary file may be all one line.
+        while piece := file.readline(4096):
+            in_comment = in_comment or piece.lstrip().startswith(b"#")
+            if piece.strip() and not in_comment:
+                return piece.split()[0] == b"begin"
+            in_comment = in_comment and not piece.endswith(b"\n")
+    return False
+
+
+def read_runner(path: _Path, units: str | None, index: str | int | slice = ":") -> list[ase.Atoms]:
+    """Reads the structures of a RuNNer or n2p2 data file.
+
+    Labels are what the file says, zeros too. But where there is no ``energy`` line, forces that are all zero are no labels:
+    n2p2 needs something to stand there. Within a structure, lines may be in any order. Empty lines and lines that start
+    with ``#`` are passed over.
+
+    Args:
+      path: the file, compressed or not.
+      units: ``hartree-bohr`` or ``ev-angstrom``; the file does not say.
+      index: which frames, as in ASE; the whole file is checked anyway.
+
+    Returns: structures in eV and A. Energy and forces are results of the calculator, charges of the atoms (unless all
+      are zero) initial charges in e. In `info`: ``comment`` (a line for each that the file has), ``set`` (train or test)
+      and the total ``charge`` in e, of those the file has. In `arrays`: ``runner_unused``, that column, unless all zero.
+
+    Raises:
+      FormatError: with the line that is wrong.
+      ConfigError: `units` is None or unknown, or `index` is not understood.
+    """
+    system = unit_system(units, os.fspath(path))
+    selection = frame_selection(index)
+    try:
+        with open_with_compression(os.fspath(path), "rb") as file:
+            frames = [_atoms(path, rows, system) for rows in _blocks(path, file)]
+    except FileNotFoundError as error:
+        raise FormatError(path, "no such file") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(path, f"cannot be read: {error}") from error
+    if not frames:
+        raise FormatError(path, "holds no structures")
+    try:
+        chosen = frames[selection] if isinstance(selection, slice) else [frames[selection]]
+    except IndexError:
+        chosen = []
+    if not chosen:
+        raise FormatError(path, f"has no frame {index}")
+    return chosen
+
+
+def _blocks(path: _Path, file: Iterable[bytes]) -> Iterator[list[_Row]]:
+    """The lines of one structure after the other, ``begin`` first."""
+    rows: list[_Row] = []
+    line = 0
+    for line, text in enumerate(file, 1):
+        words = (text.removeprefix(_BOM) if line == 1 else text).split()
+        if not words or words[0].startswith(b"#"):
+            continue
+        keyword = words[0]
+        if not rows and keyword != b"begin":
+            raise FormatError(path, f"expected begin, found {_shown(keyword)}", line)
+        if rows and keyword == b"begin":
+            raise FormatError(path, f"begin, before the end of the structure that begins in line {rows[0][0]}", line)
+        if keyword == b"comment":
+            words = [keyword, text.split(None, 1)[1].strip()] if len(words) > 1 else [keyword, b""]
+        rows.append((line, words))
+        if keyword == b"end":
+            if len(words) > 1:
+                raise FormatError(path, f"expected nothing after end, found {_shown(words[1])}", line)
+            yield rows
+            rows = []
+    if rows:
+        raise FormatError(path, f"truncated: the structure that begins in line {rows[0][0]} has no end", line)
+
+
+def _atoms(path: _Path, rows: list[_Row], system: tuple[float, float]) -> ase.Atoms:
+    """One structure from its lines."""
+    energy_unit, length_unit = system
+    groups: dict[bytes, list[_Row]] = {keyword.encode(): [] for keyword in _KEYWORDS}
+    for row in rows:
+        if row[1][0] not in groups:
+            raise FormatError(path, f"unknown keyword {_shown(row[1][0])}; known are {', '.join(_KEYWORDS)}", row[0])
+        groups[row[1][0]].append(row)
+    which, end = f"the structure that begins in line {rows[0][0]}", rows[-1][0]
+    lattice, atom_rows = groups[b"lattice"], groups[b"atom"]
+    if len(lattice) not in (0, 3):
+        line = lattice[3][0] if len(lattice) > 3 else end
+        raise FormatError(path, f"{which} has {len(lattice)} lattice lines, not 0 or 3", line)
+    if not atom_rows:
+        raise FormatError(path, f"{which} has no atoms", end)
+
+    full = _has_forces(path, atom_rows)
+    factors = [length_unit] * 3 + ([1.0, 1.0] + [energy_unit / length_unit] * 3 if full else [])
+    table = _numbers(path, [(line, words[1:4] + words[5:]) for line, words in atom_rows], factors)
+    for line, words in lattice:
+        if len(words) != 4:
+            raise FormatError(path, f"lattice needs 3 numbers, found {len(words) - 1}", line)
+    cell = _numbers(path, [(line, words[1:]) for line, words in lattice], [length_unit] * 3)
+    atoms = ase.Atoms(_elements(path, atom_rows), table[:, :3], cell=cell if lattice else None, pbc=bool(lattice))
+    atoms.info.update(_info(path, groups))
+
+    energy = _single(path, groups[b"energy"], energy_unit)
+    results: dict[str, Any] = {} if energy is None else {"energy": energy}
+    if full:
+        charges, unused, forces = table[:, 3], table[:, 4], table[:, 5:]
+        if charges.any():
+            atoms.set_initial_charges(charges)
+        if unused.any():
+            atoms.set_array(_UNUSED, unused)
+        if energy is not None or forces.any():
+            results["forces"] = forces.copy()
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def _has_forces(path: _Path, rows: list[_Row]) -> bool:
+    """Whether the lines of the atoms have all columns, and not only position and element."""
+    first = len(rows[0][1])
+    for line, words in rows:
+        if len(words) not in (_FULL, _SHORT):
+            wanted = "9 values (x y z element charge unused fx fy fz) or the first 4 of them"
+            raise FormatError(path, f"atom needs {wanted}, found {len(words) - 1}", line)
+        if len(words) != first:
+            raise FormatError(
+                path, f"atom has {len(words) - 1} values, but that of line {rows[0][0]} {first - 1}", line
+            )
+    return first == _FULL
+
+
+def _elements(path: _Path, rows: list[_Row]) -> list[int]:
+    """Atomic number of each atom."""
+    numbers = []
+    for line, words in rows:
+        number = atomic_numbers.get(words[4].decode(errors="replace"), 0)
+        if number < 1:
+            raise FormatError(path, f"expected an element, found {_shown(words[4])}", line)
+        numbers.append(number)
+    return numbers
+
+
+def _info(path: _Path, groups: dict[bytes, list[_Row]]) -> dict[str, Any]:
+    """Comment, set and total charge of a structure, those that it has."""
+    info: dict[str, Any] = {}
+    comment = "\n".join(_text(part.strip()) for _, words in groups[b"comment"] for part in words[1].split(b"\r"))
+    if comment:
+        info["comment"] = comment
+    line, words = groups[b"begin"][0]
+    if len(words) > 1:
+        if len(words) > 2 or words[1] not in (b"set=train", b"set=test"):
+            columns = "; columns named here, as by RuNNer 2, are not understood" if b"position" in words[1] else ""
+            found = _shown(b" ".join(words[1:]))
+            raise FormatError(
+                path, f"expected set=train, set=test or nothing after begin, found {found}{columns}", line
+            )
+        info["set"] = words[1].removeprefix(b"set=").decode()
+    charge = _single(path, groups[b"charge"], 1.0)
+    if charge is not None:
+        info["charge"] = charge
+    return info
+
+
+def _single(path: _Path, rows: list[_Row], factor: float) -> float | None:
+    """The number of a keyword that stands at most once in a structure."""
+    if not rows:
+        return None
+    if len(rows) > 1:
+        name = rows[1][1][0].decode()
+        raise FormatError(path, f"{name} stands a second time, after line {rows[0][0]}", rows[1][0])
+    line, words = rows[0]
+    if len(words) != 2:
+        raise FormatError(path, f"{words[0].decode()} needs one number, found {len(words) - 1} values", line)
+    return float(_numbers(path, [(line, words[1:])], [factor])[0, 0])
+
+
+def _numbers(path: _Path, rows: list[_Row], factors: Sequence[float]) -> np.ndarray:
+    """Numbers of several lines, all with as many words as there are factors, times these, (lines, factors)."""
+    words = [word for _, row in rows for word in row]
+    try:
+        if b"_" in b" ".join(words):  # Python takes 1_000 for a number, nobody else does
+            raise ValueError
+        values = np.array(list(map(float, words)))
+    except ValueError:
+        values = np.array([_number(path, line, word) for line, row in rows for word in row])
+    with np.errstate(over="ignore"):
+        values = values.reshape(len(rows), len(factors)) * np.array(factors)
+    if not np.all(np.isfinite(values)):
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise FormatError(path, f"{_shown(rows[row][1][column])} is not finite", rows[row][0])
+    return values
+
+
+def _number(path: _Path, line: int, word: bytes) -> float:
+    """A number, also as Fortran writes it (1.0D-3)."""
+    try:
+        if b"_" not in word:
+            return float(word.lower().replace(b"d", b"e"))
+    except ValueError:
+        pass
+    raise FormatError(path, f"expected a number, found {_shown(word)}", line)
+
+
+def _text(comment: bytes) -> str:
+    """A comment in UTF-8, or else in Latin-1, which can be any bytes."""
+    try:
+        return comment.decode()
+    except UnicodeDecodeError:
+        return comment.decode("latin-1")
+
+
+def _shown(word: bytes) -> str:
+    text = word.decode(errors="replace")
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_runner(path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms, units: str | None) -> list[str]:
+    """Writes structures as a RuNNer or n2p2 data file, whole or not at all.
+
+    Numbers have 17 significant digits: what is written in eV and angstrom reads back exactly, in hartree and bohr up to
+    the rounding of the conversion. Charges of the atoms are those of the calculator, else the initial charges. In `info`,
+    ``comment``, ``set`` and ``charge`` are written as `read_runner` finds them; a total charge that is not known is 0.
+
+    n2p2 needs forces in any case, so zeros stand for those that are not known. Without an energy there is no ``energy``
+    line, by which `read_runner` knows that such zeros are no labels.
+
+    Args:
+      path: the file.
+      frames: the structures, in eV and A.
+      units: ``hartree-bohr`` or ``ev-angstrom``, those of the file.
+
+    Returns: one remark for each quantity that the format cannot hold or that had to be made up.
+
+    Raises:
+      StructureError: a structure that is periodic in one or two directions, or that makes no sense; see `check_structure`.
+      ConfigError: `units` is None or unknown.
+      BpjaxError: the file cannot be written.
+    """
+    system = unit_system(units, os.fspath(path))
+    lost: dict[str, list[int]] = {}
+    texts = []
+    for frame, atoms in enumerate([frames] if isinstance(frames, ase.Atoms) else frames):
+        check_structure(atoms, frame=frame)
+        if atoms.pbc.any() and not atoms.pbc.all():
+            along = " and ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
+            message = f"is periodic along {along} only; RuNNer files have structures that are so along all axes or none"
+            raise StructureError(message, frame=frame, field="pbc")
+        for remark in _losses(atoms):
+            lost.setdefault(remark, []).append(frame)
+        texts.append(_format(atoms, system, frame))
+    if not texts:
+        raise StructureError("there are no structures to write", path)
+    write_text(path, "".join(texts))
+    return [
+        f"{remark} ({len(where)} of {len(texts)} structures, the first is frame {where[0]})"
+        for remark, where in sorted(lost.items())
+    ]
+
+
+def _format(atoms: ase.Atoms, system: tuple[float, float], frame: int) -> str:
+    """One structure as text."""
+    energy_unit, length_unit = system
+    found = labels(atoms)
+    lines = ["begin" + (f" set={atoms.info['set']}" if _set_is_known(atoms) else "")]
+    if "comment" in atoms.info:
+        comment = str(atoms.info["comment"]).replace("\r\n", "\n").replace("\r", "\n")
+        lines += [f"comment {line.strip(_BLANKS)}" for line in comment.split("\n")]
+    if atoms.pbc.all():
+        lines += ["lattice" + "%25.16E" * 3 % tuple(row) for row in (atoms.cell.array / length_unit).tolist()]
+    charges = _column(_results(atoms).get("charges", atoms.arrays.get("initial_charges")), "charges", atoms, frame)
+    unused = _column(atoms.arrays.get(_UNUSED), _UNUSED, atoms, frame)
+    forces = np.zeros((len(atoms), 3)) if found.forces is None else found.forces / (energy_unit / length_unit)
+    numbers = np.column_stack([charges, unused, forces])
+    row_format = "atom" + "%25.16E" * 3 + "  %-2s" + "%25.16E" * 5
+    positions = (atoms.positions / length_unit).tolist()
+    for position, symbol, row in zip(positions, atoms.symbols, numbers.tolist(), strict=True):
+        lines.append(row_format % (*position, symbol, *row))
+    if found.energy is not None:
+        lines.append(f"energy{found.energy / energy_unit:25.16E}")
+    return "\n".join([*lines, f"charge{_total_charge(atoms, frame):25.16E}", "end", ""])
+
+
+def _set_is_known(atoms: ase.Atoms) -> bool:
+    return isinstance(atoms.info.get("set"), str) and atoms.info["set"] in ("train", "test")
+
+
+def _total_charge(atoms: ase.Atoms, frame: int) -> float:
+    """Total charge in e, 0 where none is given."""
+    try:
+        charge = float(atoms.info.get("charge", 0.0))
+    except (TypeError, ValueError):
+        charge = math.nan
+    if not math.isfinite(charge):
+        raise StructureError(f"{str(atoms.info['charge'])[:40]!r} is no finite number", frame=frame, field="charge")
+    return charge
+
+
+def _results(atoms: ase.Atoms) -> dict[str, Any]:
+    """Results of the calculator that hold for the present positions."""
+    calc = atoms.calc
+    if calc is None or (isinstance(calc, SinglePointCalculator) and calc.check_state(atoms)):
+        return {}
+    return {name: value for name, value in calc.results.items() if value is not None}
+
+
+def _column(values: Any, field: str, atoms: ase.Atoms, frame: int) -> np.ndarray:
+    """One number for each atom, zeros where none are given."""
+    column = np.zeros(len(atoms)) if values is None else np.asarray(values)
+    if column.shape != (len(atoms),) or column.dtype.kind not in "iuf" or not np.all(np.isfinite(column)):
+        raise StructureError("must be one finite number for each atom", frame=frame, field=field)
+    return column
+
+
+def _losses(atoms: ase.Atoms) -> list[str]:
+    """A remark for everything of a structure that its text does not hold."""
+    written = {"numbers", "positions", "energy", "forces", "initial_charges", "comment", "charge", _UNUSED}
+    found, results = labels(atoms), _results(atoms)
+    known = {**atoms.info, **atoms.arrays, **results}
+    also = {
+        "set": _set_is_known(atoms),
+        "charges": "charges" in results,
+        "free_energy": np.array_equal(known.get("free_energy"), found.energy),
+    }
+    written |= {name for name, is_so in also.items() if is_so}
+    dropped = {name for name in known if name not in written}
+    if atoms.constraints:
+        dropped.add("constraints")
+    if not atoms.pbc.any() and atoms.cell.array.any():
+        dropped.add("cell that is not periodic")
+    charges, initial = results.get("charges"), atoms.arrays.get("initial_charges")
+    if charges is not None and initial is not None and not np.array_equal(charges, initial):
+        dropped.add("initial_charges")
+    remarks = [f"{name}: not written, RuNNer files cannot hold it" for name in dropped]
+    if found.forces is None and found.energy is not None:
+        remarks.append("forces: zeros written for structures that have an energy but no forces")
+    return remarks
