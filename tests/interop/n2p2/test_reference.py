@@ -96,7 +96,6 @@ def close(found, expected, tolerance, what):
 
 
 OFTEN = (
-    "all",
     "weighted",
     "element_nodes",
     "normalize_nodes",
@@ -140,6 +139,7 @@ def test_reference_case(shared, case):
             assert (np.abs(found - expected) <= 1e-9 * size).all()
 
 
+@pytest.mark.slow
 def test_forces_where_an_atom_sees_its_image(shared):
     """There n2p2 has them wrong; ours are the derivative of the energy, in which both agree."""
     folder = shared / "reference" / "n2p2" / "all"
