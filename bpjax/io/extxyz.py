@@ -130,7 +130,7 @@ def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> I
                 raise FormatError(path, "empty line where the number of atoms should stand", line)
             return
         if not head.strip().isdigit() or len(head.strip()) > 12:
-            raise FormatError(path, f"expected the number of atoms, found {_excerpt(head)}", line)
+            raise FormatError(path, f"expected the number of atoms, found {excerpt(head)}", line)
         atoms = int(head)
         comment = file.readline()
         kinds = _kinds(comment)
@@ -180,9 +180,10 @@ def _check_numbers(path: str | os.PathLike[str], entries: list[bytes], kinds: st
         try:
             parsers.get(kind, bytes)(entry)
         except ValueError:
-            raise FormatError(path, f"expected a number, found {_excerpt(entry)}", line) from None
+            raise FormatError(path, f"expected a number, found {excerpt(entry)}", line) from None
 
 
-def _excerpt(text: bytes) -> str:
+def excerpt(text: bytes) -> str:
+    """The beginning of a piece of a file, for messages."""
     shown = text.strip().decode(errors="replace")
     return repr(shown if len(shown) <= 40 else f"{shown[:37]}...")

@@ -33,6 +33,7 @@ from ase.io.formats import open_with_compression
 
 from bpjax.errors import FormatError, StructureError
 from bpjax.io.atomic import write_text
+from bpjax.io.extxyz import excerpt
 from bpjax.io.structures import check_structure, frame_selection, labels
 from bpjax.units import unit_system
 
@@ -119,7 +120,7 @@ def _blocks(path: _Path, file: Iterable[bytes]) -> Iterator[list[_Row]]:
             continue
         keyword = words[0]
         if not rows and keyword != b"begin":
-            raise FormatError(path, f"expected begin, found {_shown(keyword)}", line)
+            raise FormatError(path, f"expected begin, found {excerpt(keyword)}", line)
         if rows and keyword == b"begin":
             raise FormatError(path, f"begin, before the end of the structure that begins in line {rows[0][0]}", line)
         if keyword == b"comment":
@@ -127,7 +128,7 @@ def _blocks(path: _Path, file: Iterable[bytes]) -> Iterator[list[_Row]]:
         rows.append((line, words))
         if keyword == b"end":
             if len(words) > 1:
-                raise FormatError(path, f"expected nothing after end, found {_shown(words[1])}", line)
+                raise FormatError(path, f"expected nothing after end, found {excerpt(words[1])}", line)
             yield rows
             rows = []
     if rows:
@@ -140,7 +141,7 @@ def _atoms(path: _Path, rows: list[_Row], system: tuple[float, float]) -> ase.At
     groups: dict[bytes, list[_Row]] = {keyword.encode(): [] for keyword in _KEYWORDS}
     for row in rows:
         if row[1][0] not in groups:
-            raise FormatError(path, f"unknown keyword {_shown(row[1][0])}; known are {', '.join(_KEYWORDS)}", row[0])
+            raise FormatError(path, f"unknown keyword {excerpt(row[1][0])}; known are {', '.join(_KEYWORDS)}", row[0])
         groups[row[1][0]].append(row)
     which, end = f"the structure that begins in line {rows[0][0]}", rows[-1][0]
     lattice, atom_rows = groups[b"lattice"], groups[b"atom"]
@@ -195,7 +196,7 @@ def _elements(path: _Path, rows: list[_Row]) -> list[int]:
     for line, words in rows:
         number = atomic_numbers.get(words[4].decode(errors="replace"), 0)
         if number < 1:
-            raise FormatError(path, f"expected an element, found {_shown(words[4])}", line)
+            raise FormatError(path, f"expected an element, found {excerpt(words[4])}", line)
         numbers.append(number)
     return numbers
 
@@ -210,7 +211,7 @@ def _info(path: _Path, groups: dict[bytes, list[_Row]]) -> dict[str, Any]:
     if len(words) > 1:
         if len(words) > 2 or words[1] not in (b"set=train", b"set=test"):
             columns = "; columns named here, as by RuNNer 2, are not understood" if b"position" in words[1] else ""
-            found = _shown(b" ".join(words[1:]))
+            found = excerpt(b" ".join(words[1:]))
             raise FormatError(
                 path, f"expected set=train, set=test or nothing after begin, found {found}{columns}", line
             )
@@ -247,7 +248,7 @@ def _numbers(path: _Path, rows: list[_Row], factors: Sequence[float]) -> np.ndar
         values = values.reshape(len(rows), len(factors)) * np.array(factors)
     if not np.all(np.isfinite(values)):
         row, column = np.argwhere(~np.isfinite(values))[0]
-        raise FormatError(path, f"{_shown(rows[row][1][column])} is not finite", rows[row][0])
+        raise FormatError(path, f"{excerpt(rows[row][1][column])} is not finite", rows[row][0])
     return values
 
 
@@ -258,7 +259,7 @@ def _number(path: _Path, line: int, word: bytes) -> float:
             return float(word.lower().replace(b"d", b"e"))
     except ValueError:
         pass
-    raise FormatError(path, f"expected a number, found {_shown(word)}", line)
+    raise FormatError(path, f"expected a number, found {excerpt(word)}", line)
 
 
 def _text(comment: bytes) -> str:
@@ -267,11 +268,6 @@ def _text(comment: bytes) -> str:
         return comment.decode()
     except UnicodeDecodeError:
         return comment.decode("latin-1")
-
-
-def _shown(word: bytes) -> str:
-    text = word.decode(errors="replace")
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 # --------------------------------------------------------------------------------------------- writing

@@ -126,18 +126,6 @@ def features_outside(
     return of_species(model.elements, lambda s: outside(scaling[model.elements[s]], G), species)
 
 
-def atomic_energy(
-    model: Potential,
-    params: Params,
-    R_ij: Float[Array, "K 3"],
-    species_i: Int[Array, ""],
-    species_j: Int[Array, " K"],
-    mask: Bool[Array, " K"],
-) -> Float[Array, ""]:
-    """Energy of one atom in its environment, in eV, relative to the offsets."""
-    return energy_from_features(model, params, model.descriptor(R_ij, species_j, mask, species_i), species_i)
-
-
 class LocalEnergies(NamedTuple):
     r"""Atomic energies in eV and pair gradients :math:`\partial E_i / \partial R_{ij}` in eV/A.
 

@@ -23,7 +23,7 @@ from bpjax.descriptors.symmetry import COMPACT, RADIAL, SymmetryFunction
 from bpjax.errors import ConfigError
 from bpjax.geometry import environments
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import BLOCK, CACHE, Params, Potential, features_outside, in_blocks
+from bpjax.potential.energy import Params, Potential, block_size, features_outside, in_blocks
 from bpjax.potential.preparation import Place, Prepared, check, prepare
 from bpjax.system import Neighbors, System
 
@@ -70,7 +70,7 @@ def features(model: Potential, params: Params, system: System, neighbors: Neighb
     """Features of one structure, block by block, and the flags that `predict(..., watch=True)` counts."""
     env = environments(system, neighbors)
     real = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
-    block = int(np.clip(CACHE // max(model.descriptor.working_set(env.mask.shape[1]), 1), 4, BLOCK))
+    block = block_size(model, env.mask.shape[1])
 
     def one(species_i, env):
         G = model.descriptor(env.R_ij, env.species_j, env.mask, species_i)

@@ -12,7 +12,7 @@ from bpjax.errors import ConfigError, OutputExistsError
 from bpjax.interop.n2p2 import read_folder, read_potential, sorted_functions, write_potential
 from bpjax.networks import MLP, PerElement
 from bpjax.networks.elemental import ACTIVATIONS
-from bpjax.potential.energy import Potential, atomic_energy, init
+from bpjax.potential.energy import Potential, energy_from_features, init
 from bpjax.units import HARTREE
 from tests.interop.n2p2.example import INPUT, weights, write_example
 
@@ -63,7 +63,8 @@ def environment(seed, neighbors=9):
 def energy(model, params, centre, R_ij, symbols):
     species = jnp.asarray([model.elements.index(s) for s in symbols])
     i = model.elements.index(centre)
-    E_i = atomic_energy(model, params, jnp.asarray(R_ij), jnp.asarray(i), species, jnp.ones(len(symbols), bool))
+    G = model.descriptor(jnp.asarray(R_ij), species, jnp.ones(len(symbols), bool), jnp.asarray(i))
+    E_i = energy_from_features(model, params, G, jnp.asarray(i))
     return float(E_i) + model.offset_energies(np.array([i]))[0]
 
 
