@@ -14,33 +14,69 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bpjax.descriptors import ACSF, Angular, Cutoff, DefaultACSF, Radial
+    from bpjax.descriptors import (
+        ACSF,
+        ANI,
+        SOAP,
+        Angular,
+        Chosen,
+        Cutoff,
+        DefaultACSF,
+        GasteggerACSF,
+        ImbalzanoACSF,
+        Projected,
+        Radial,
+        choose_features,
+    )
     from bpjax.networks import MLP
     from bpjax.potential import Potential, energy, energy_and_forces, init, load, predict, save
+    from bpjax.potential.describe import describe
     from bpjax.potential.evaluator import Evaluator
     from bpjax.system import Environment, Neighbors, Prediction, System
 
 _HOMES = {
-    "bpjax.descriptors": ("ACSF", "Angular", "Cutoff", "DefaultACSF", "Radial"),
+    "bpjax.descriptors": (
+        "ACSF",
+        "ANI",
+        "SOAP",
+        "Angular",
+        "Chosen",
+        "Cutoff",
+        "DefaultACSF",
+        "GasteggerACSF",
+        "ImbalzanoACSF",
+        "Projected",
+        "Radial",
+        "choose_features",
+    ),
     "bpjax.networks": ("MLP",),
     "bpjax.potential": ("Potential", "energy", "energy_and_forces", "init", "load", "predict", "save"),
+    "bpjax.potential.describe": ("describe",),
     "bpjax.potential.evaluator": ("Evaluator",),
     "bpjax.system": ("Environment", "Neighbors", "Prediction", "System"),
 }
 
 __all__ = [
     "ACSF",
+    "ANI",
     "MLP",
+    "SOAP",
     "Angular",
+    "Chosen",
     "Cutoff",
     "DefaultACSF",
     "Environment",
     "Evaluator",
+    "GasteggerACSF",
+    "ImbalzanoACSF",
     "Neighbors",
     "Potential",
     "Prediction",
+    "Projected",
     "Radial",
     "System",
+    "choose_features",
+    "describe",
     "energy",
     "energy_and_forces",
     "init",

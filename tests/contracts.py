@@ -215,7 +215,8 @@ class DescriptorContract:
 
         inside, edge = [difference(x * r_c) for x in (0.5, 0.6, 0.7, 0.8, 0.9)], difference(r_c - 1e-6)
         cores = {f.core for functions in getattr(descriptor, "functions", ()) for f in functions if f.core}
-        kinds = {getattr(descriptor, "cutoff_kind", "cosine")} | {CORE_FORMULAS[c.removesuffix("a")] for c in cores}
+        kind = descriptor.cutoff_function.kind if hasattr(descriptor, "cutoff_function") else descriptor.cutoff_kind
+        kinds = {kind} | {CORE_FORMULAS[c.removesuffix("a")] for c in cores}
         promised = min(2, *(VANISHING[kind] for kind in kinds))
         for order in range(promised + 1):
             # What is left 1e-6 A before the cutoff is at most first order in this distance: 1e-6 times a ratio of

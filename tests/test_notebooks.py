@@ -8,14 +8,24 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
+SLOW = ("04_soap_network",)
+"""Notebooks that take more than a minute."""
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else []) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_notebook_runs(path, tmp_path, monkeypatch, request):
     if "n2p2" in path.stem:  # a potential that may not be shipped
         folder = request.getfixturevalue("shared") / "data" / "n2p2" / "H2O_RPBE-D3"
         monkeypatch.setenv("BPJAX_WATER_POTENTIAL", str(folder))
+    if "soap_network" in path.stem:  # data that may not be shipped
+        file = request.getfixturevalue("shared") / "data" / "ethanol_ccsdt" / "ethanol_ccsdt_train.extxyz"
+        monkeypatch.setenv("BPJAX_ETHANOL", str(file))
     # Notebooks shorten trainings and dynamics under this variable; what they show is the same.
     if "BPJAX_NOTEBOOK_FAST" not in os.environ:
         monkeypatch.setenv("BPJAX_NOTEBOOK_FAST", "1")

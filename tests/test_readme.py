@@ -64,3 +64,35 @@ def test_ci_runs_the_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (pattern,) = re.findall(r"grep -m 1 -E '([^']+)' README.md", script)
     assert re.search(pattern, TEXT, flags=re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_code_about_descriptors_runs(tmp_path, monkeypatch):
+    """The sections from SOAP to the baselines, one after the other, with fewer structures and steps."""
+    import ase.io
+
+    import bpjax as bp
+    from bpjax import datasets
+    from bpjax.training import DataOptions, OptimizerOptions, TrainingOptions, fit, prepare
+
+    section = TEXT[TEXT.index("## SOAP") : TEXT.index("## ANI potentials")]
+    code = "".join(re.findall(r"^```py\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL))
+    for long, short in (
+        ('silicon_train.extxyz")\npool', 'silicon_train.extxyz", "::20")\npool'),
+        (
+            "TrainingOptions(data, descriptor)",
+            "TrainingOptions(data, descriptor, optimizer=OptimizerOptions(steps=20))",
+        ),
+        ("points=300", "points=30"),
+    ):
+        assert long in code
+        code = code.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    train = ase.io.read(datasets.path("silicon") / "silicon_train.extxyz", "::20")
+    names = {"bp": bp, "datasets": datasets, "fit": fit, "prepare": prepare, "TrainingOptions": TrainingOptions}
+    names |= {"OptimizerOptions": OptimizerOptions, "train": train, "validation": train[::2]}
+    names["data"] = DataOptions(train=("silicon_train.extxyz",), validation=("silicon_val.extxyz",))
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["descriptor"].size == 24 and names["dG_dR"].shape[-1] == 24
+    assert names["K"].shape == names["d"].shape == (len(names["frames"]),) * 2
+    assert (tmp_path / "gp.bpjax").exists()

@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "fit a potential to energies, forces and stresses",
     "evaluate": "errors of a model against labelled structures",
     "predict": "energies, forces and stresses of structures",
+    "describe": "features of the atoms of structures",
     "md": "molecular dynamics with jax-md",
     "convert": "potentials and structures from and to n2p2 and RuNNer",
 }

@@ -1,11 +1,11 @@
-"""``bpjax convert``: potentials and structures from and to n2p2 and RuNNer."""
+"""``bpjax convert``: potentials and structures from and to n2p2 and RuNNer, and the ANI potentials."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -19,14 +19,20 @@ from bpjax.cli.common import (
     units_option,
     use_dtype,
 )
-from bpjax.errors import BpjaxError, StructureError
+from bpjax.errors import BpjaxError, ConfigError, StructureError
+
+if TYPE_CHECKING:
+    from bpjax.potential.energy import Params, Potential
 
 _MODEL, _RUNNER, _EXTXYZ = ".bpjax", ".data", (".extxyz", ".xyz")
+
+_TORCHANI = ("ani1x", "ani1ccx", "ani2x")
+"""Names of published models, those of `bpjax.interop.torchani.MODELS`."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Convert potentials and structures from and to the files of n2p2 and RuNNer.
+    """Convert potentials and structures from and to the files of n2p2 and RuNNer, and take over ANI potentials.
 
     What IN is decides what OUT can be:
 
@@ -34,6 +40,7 @@ class Options:
       a model, NAME.bpjax                                   ->  such a folder, for n2p2, LAMMPS and CP2K
       structures in any format that ASE reads               ->  a RuNNer data file, NAME.data
       a RuNNer data file (input.data)                       ->  extended XYZ, NAME.extxyz, with energies and forces
+      ani1x, ani1ccx or ani2x                               ->  a model, NAME.bpjax, from an installed TorchANI
 
     A committee is a folder with the folders nnp-1, nnp-2, ...
 
@@ -50,6 +57,9 @@ class Options:
     """Units of the files of n2p2 or RuNNer, which do not say it. Required, except for a model that is to become a folder: that
     is written in eV and angstrom unless asked otherwise."""
 
+    member: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Take only this network of an ANI potential, counted from 0, and not all eight as a committee."""
+
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -57,7 +67,14 @@ class Options:
 def run(options: Options) -> None:
     """Finds out what IN is and converts it."""
     source, output = options.source, options.output
-    if source.is_dir():
+    published = str(source) in _TORCHANI and not source.exists()
+    if options.member is not None and not published:
+        raise ConfigError(f"is for {', '.join(_TORCHANI)} only", field="--member")
+    if published:
+        if output.suffix != _MODEL:
+            raise BpjaxError(f"cannot convert {source} to {output}: an ANI potential becomes a file NAME.bpjax")
+        torchani_to_model(options)
+    elif source.is_dir():
         if output.suffix != _MODEL:
             raise _unfit(source, "a folder of n2p2 or RuNNer becomes a file NAME.bpjax", output)
         folder_to_model(options)
@@ -82,12 +99,28 @@ def folder_to_model(options: Options) -> None:
     check_output(options.output, options.overwrite)
     use_dtype("float64")
     model, params = load_model(options.source, options.units)
+    _save(options, model, params, {"units": options.units}, {})
 
+
+def torchani_to_model(options: Options) -> None:
+    """A published potential of TorchANI as a model file; weights keep their type."""
+    check_output(options.output, options.overwrite)
+
+    from importlib.metadata import version
+
+    from bpjax.interop.torchani import load_torchani
+
+    model, params = load_torchani(str(options.source), options.member)
+    _save(options, model, params, {"member": options.member}, {"torchani": version("torchani")})
+
+
+def _save(options: Options, model: Potential, params: Params, origin: dict, versions: dict[str, str]) -> None:
+    """Writes the model file and says so."""
     import bpjax
     from bpjax.potential.store import save
 
-    origin: dict[str, Any] = {"converted_from": str(options.source), "units": options.units}
-    save(options.output, model, params, {**origin, "versions": {"bpjax": bpjax.__version__}})
+    origin = {"converted_from": str(options.source), **origin}
+    save(options.output, model, params, {**origin, "versions": {"bpjax": bpjax.__version__, **versions}})
     members = "" if model.members is None else f", a committee of {model.members}"
     print(f"wrote {options.output}: {', '.join(model.elements)}; cutoff {model.cutoff:.6g} A{members}")
 

@@ -44,12 +44,11 @@ class Options:
 def run(options: Options) -> None:
     """Trains, or goes on training, and reports."""
     from bpjax.progress import progress
-    from bpjax.spec import from_toml
-    from bpjax.training import TrainingOptions, fit, prepare
+    from bpjax.training import fit
     from bpjax.training.checkpoint import NAME
+    from bpjax.training.prepare import read_run
 
-    settings: TrainingOptions = from_toml(TrainingOptions, options.config)
-    structures = prepare(settings.data, options.config.parent, settings.optimizer.seed)
+    settings, structures = read_run(options.config)
     checkpoint = options.output / NAME
     if options.resume and not checkpoint.exists():
         raise BpjaxError(f"{options.output} holds no run to resume ({NAME} is missing)")

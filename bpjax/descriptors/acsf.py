@@ -1,147 +1,33 @@
-r"""Atom-centred symmetry functions (ACSF): kernels as equations, and `ACSF`, the options that combine them.
+"""`ACSF`: atom-centred symmetry functions as a descriptor, each function for each neighbour element or pair of elements.
 
-With neighbours j, k of a centre i, :math:`\theta_{jk}` the angle between them and :math:`f_c` the cutoff function:
-
-.. math::
-    G^1 &= \sum_j f_c(r_{ij}) \\
-    G^2 &= \sum_j e^{-\eta (r_{ij} - r_s)^2} f_c(r_{ij}) \\
-    G^3 &= \sum_j \cos(\kappa r_{ij}) f_c(r_{ij}) \\
-    G^4 &= 2^{1-\zeta} \sum_{j<k} (1 + \lambda \cos\theta_{jk})^\zeta
-           e^{-\eta [(r_{ij} - r_s)^2 + (r_{ik} - r_s)^2 + (r_{jk} - r_s)^2]} f_c(r_{ij}) f_c(r_{ik}) f_c(r_{jk}) \\
-    G^5 &= 2^{1-\zeta} \sum_{j<k} (1 + \lambda \cos\theta_{jk})^\zeta
-           e^{-\eta [(r_{ij} - r_s)^2 + (r_{ik} - r_s)^2]} f_c(r_{ij}) f_c(r_{ik})
-
-Sums run over neighbours of one element (G1 to G3) or of one pair of elements (G4, G5), each unordered pair once. With
-`weights` there is one channel only and each neighbour counts with the weight of its element (products of weights for pairs).
-
-For integer :math:`\zeta`, G5 needs no double sum. With :math:`(1 + x)^\zeta = \sum_l a_l P_l(x)`,
-:math:`a_l = 2^\zeta (2l + 1) \zeta!^2 / [(\zeta - l)!\,(\zeta + l + 1)!]`, the addition theorem gives
-
-.. math::
-    \sum_{jk} w_j w_k (1 + \lambda\cos\theta_{jk})^\zeta
-    = \sum_l a_l \lambda^l \sum_m \Big(\sum_j w_j C_{lm}(\hat R_{ij})\Big)^2
-
-from which the terms j = k, :math:`(1 + \lambda)^\zeta \sum_j w_j^2`, are subtracted. Both forms are here and
-agree to rounding.
-
-References: Behler, J. Chem. Phys. 134, 074106 (2011), doi:10.1063/1.3553717; weights: Gastegger et al., J. Chem. Phys. 148,
-241709 (2018), doi:10.1063/1.5019667.
+The formulas are in `bpjax.descriptors.acsf_kernels`; G1 to G3 are radial, G4 (narrow) and G5 (wide) angular.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from bpjax.descriptors import harmonics
+from bpjax.descriptors.acsf_kernels import (
+    angular_powers,
+    g1,
+    g2,
+    g3,
+    g4,
+    g5_moments,
+    g5_pairs,
+    radial_weights,
+)
+from bpjax.descriptors.acsf_parts import Block, blocks, grid, pick
 from bpjax.descriptors.cutoffs import Cutoff
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
-
-
-def g1(f_c: Float[Array, " K"], c: Float[Array, "K C"]) -> Float[Array, " C"]:
-    r"""Coordination :math:`\sum_j f_c(r_{ij})` in each element channel (`c`: weight of each neighbour in each channel)."""
-    return f_c @ c
-
-
-def g2(
-    r_ij: Float[Array, " K"],
-    f_c: Float[Array, " K"],
-    c: Float[Array, "K C"],
-    eta: Float[Array, " P"],
-    r_s: Float[Array, " P"],
-) -> Float[Array, "P C"]:
-    r"""Radial function :math:`\sum_j e^{-\eta (r_{ij} - r_s)^2} f_c(r_{ij})`; eta in 1/A^2, r_s in A."""
-    return radial_weights(r_ij, f_c, eta, r_s).T @ c
-
-
-def g3(
-    r_ij: Float[Array, " K"], f_c: Float[Array, " K"], c: Float[Array, "K C"], kappa: Float[Array, " P"]
-) -> Float[Array, "P C"]:
-    r"""Oscillating radial function :math:`\sum_j \cos(\kappa r_{ij}) f_c(r_{ij})`; kappa in 1/A."""
-    return (jnp.cos(kappa[None, :] * r_ij[:, None]) * f_c[:, None]).T @ c
-
-
-def radial_weights(
-    r_ij: Float[Array, " K"], f_c: Float[Array, " K"], eta: Float[Array, " Q"], r_s: Float[Array, " Q"]
-) -> Float[Array, "K Q"]:
-    r"""What a neighbour brings to a radial or angular function, :math:`w_j = e^{-\eta (r_{ij} - r_s)^2} f_c(r_{ij})`."""
-    return jnp.exp(-eta[None, :] * (r_ij[:, None] - r_s[None, :]) ** 2) * f_c[:, None]
-
-
-def angular_powers(cos_jk: Float[Array, "K K"], shapes: tuple[tuple[float, float], ...]) -> Float[Array, "A K K"]:
-    r""":math:`2^{1-\zeta} (1 + \lambda\cos\theta)^\zeta` for each (zeta, lam)."""
-    powers = []
-    for zeta, lam in shapes:
-        base = (1 + lam * cos_jk) / 2
-        # No clipping at 0, though rounding may go below: for neighbours in line it would spoil second derivatives.
-        if float(zeta).is_integer():
-            power = lax.integer_pow(base, int(zeta))
-        else:  # x^zeta has infinite derivatives at 0 that no later mask can remove
-            power = jnp.where(base > 0, jnp.where(base > 0, base, 1.0) ** zeta, 0.0)
-        powers.append(2 * power)
-    return jnp.stack(powers)
-
-
-def g4(
-    w: Float[Array, "K Q"],
-    w_jk: Float[Array, "Q K K"],
-    power: Float[Array, "A K K"],
-    c: Float[Array, "K C"],
-    pairs: tuple[tuple[int, int], ...],
-) -> Float[Array, "Q A T"]:
-    """Narrow angular function of each radial part, angular shape and element pair; `w_jk` is zero where j = k."""
-    M = w.T[:, :, None] * w.T[:, None, :] * w_jk
-    sums = [jnp.einsum("qjk,ajk->qa", M * (c[:, s, None] * c[None, :, t])[None], power) for s, t in pairs]
-    halves = jnp.asarray([0.5 if s == t else 1.0 for s, t in pairs], w.dtype)
-    return jnp.stack(sums, axis=-1) * halves[None, None, :]
-
-
-def g5_pairs(
-    w: Float[Array, "K Q"],
-    power: Float[Array, "A K K"],
-    c: Float[Array, "K C"],
-    pairs: tuple[tuple[int, int], ...],
-) -> Float[Array, "Q A T"]:
-    """Wide angular function by the double sum; `power` is zero where j = k. Any zeta."""
-    s, t = np.array(pairs).T
-    halves = jnp.asarray(np.where(s == t, 0.5, 1.0), w.dtype)
-    w_c = w[:, :, None] * c[:, None, :]
-    inner = jnp.einsum("ajk,kqt->ajqt", power, w_c)
-    return jnp.einsum("jqp,ajqp->qap", w_c[:, :, s], inner[..., t]) * halves[None, None, :]
-
-
-def g5_moments(
-    u: Float[Array, "K 3"],
-    w: Float[Array, "K Q"],
-    c: Float[Array, "K C"],
-    shapes: tuple[tuple[float, float], ...],
-    pairs: tuple[tuple[int, int], ...],
-) -> Float[Array, "Q A T"]:
-    r"""Wide angular function through moments :math:`A_{lm} = \sum_j w_j C_{lm}(\hat R_{ij})`; integer zeta (see the module)."""
-    l_max = int(max(zeta for zeta, _ in shapes))
-    s, t = np.array(pairs).T
-    halves = np.where(s == t, 0.5, 1.0)
-    w_c = w[:, :, None] * c[:, None, :]
-    A = jnp.einsum("kqc,km->qcm", w_c, harmonics.racah(u, l_max))
-    by_degree = np.eye(l_max + 1)[harmonics.degrees(l_max)]
-    p_l = (A[:, s] * A[:, t]) @ jnp.asarray(by_degree, w.dtype)
-    itself = jnp.einsum("kqp,kqp->qp", w_c[:, :, s], w_c[:, :, t])
-    a = jnp.asarray([_legendre(int(zeta), lam, l_max) for zeta, lam in shapes], w.dtype)
-    # P_l(1) = 1 in every degree: the j = k terms go out before the sum over l, while they are still of the size of p_l.
-    return jnp.einsum("qpl,al->qap", p_l - itself[:, :, None], a) * jnp.asarray(halves, w.dtype)[None, None, :]
-
-
-def _legendre(zeta: int, lam: float, l_max: int) -> list[float]:
-    """Legendre coefficients of 2^(1-zeta) (1 + lam x)^zeta."""
-    f = math.factorial
-    a = [2 * (2 * l + 1) * f(zeta) ** 2 / (f(zeta - l) * f(zeta + l + 1)) * lam**l for l in range(zeta + 1)]
-    return a + [0.0] * (l_max - zeta)
 
 
 @register
@@ -281,6 +167,22 @@ class ACSF:
         ]
         return tuple(radial + angular)
 
+    @cached_property
+    def _layout(self) -> tuple[tuple[str, int, int], ...]:
+        """Kind of each feature, number of its function in the list of this kind, and number of its channel or pair."""
+        counts = {"g1": int(self.g1), **{kind: len(getattr(self, kind)) for kind in ("g2", "g3", "g4", "g5")}}
+        channels = {kind: len(self.pairs) if kind in ("g4", "g5") else self.channels for kind in counts}
+        return tuple((kind, f, c) for kind, n in counts.items() for f in range(n) for c in range(channels[kind]))
+
+    def smallest_with(self, indices: tuple[int, ...]) -> tuple["ACSF", tuple[int, ...]]:
+        """The smallest set of functions that has these features, and where in it each of them is."""
+        layout = [self._layout[n] for n in indices]
+        kept = {kind: sorted({f for k, f, _ in layout if k == kind}) for kind in ("g1", "g2", "g3", "g4", "g5")}
+        lists = {kind: tuple(getattr(self, kind)[f] for f in kept[kind]) for kind in ("g2", "g3", "g4", "g5")}
+        smaller = replace(self, g1=bool(kept["g1"]), **lists)
+        where = {feature: n for n, feature in enumerate(smaller._layout)}
+        return smaller, tuple(where[kind, kept[kind].index(f), c] for kind, f, c in layout)
+
     def working_set(self, slots: int) -> int:
         """About how many numbers the evaluation of one environment holds at a time."""
         parts = len(set(self.g4)) + sum(not self._through_moments(p) for p in self.g5)
@@ -294,72 +196,124 @@ class ACSF:
         species_i: Int[Array, ""] | int | None = None,
     ) -> Float[Array, " D"]:
         """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`."""
-        dtype = R_ij.dtype
+        return self.chosen(tuple(range(self.size)), R_ij, species_j, mask)
+
+    def chosen(
+        self,
+        indices: tuple[int, ...],
+        R_ij: Float[Array, "K 3"],
+        species_j: Int[Array, " K"],
+        mask: Bool[Array, " K"],
+        species_i: Int[Array, ""] | int | None = None,
+    ) -> Float[Array, " F"]:
+        """Only the features of these indices, each index once; see `bpjax.descriptors.reduced.Chosen`."""
         R_ij = sanitised(R_ij, mask)
         r_ij = norm(R_ij)
         f_c = jnp.where(mask, self.cutoff_function(r_ij), 0)
         table = np.eye(len(self.elements)) if self.weights is None else np.array(self.weights)[:, None]
-        c = jnp.asarray(table, dtype)[species_j]
-        parts = []
-        if self.g1:
-            parts.append(g1(f_c, c))
-        if self.g2:
-            eta, r_s = (jnp.asarray([getattr(p, name) for p in self.g2], dtype) for name in ("eta", "r_s"))
-            parts.append(g2(r_ij, f_c, c, eta, r_s))
-        if self.g3:
-            parts.append(g3(r_ij, f_c, c, jnp.asarray(self.g3, dtype)))
-        if self.g4:
-            parts.append(self._narrow(R_ij, r_ij, f_c, c, mask))
-        if self.g5:
-            parts.append(self._wide(R_ij, r_ij, f_c, c, mask))
-        return jnp.concatenate([part.reshape(-1) for part in parts])
+        env = _Environment(R_ij, r_ij, f_c, jnp.asarray(table, R_ij.dtype)[species_j], mask)
+        kernels = {"g1": self._radial, "g2": self._radial, "g3": self._radial, "g4": self._narrow, "g5": self._wide}
+        parts, order = [], []
+        for kind, kernel in kernels.items():
+            own = [n for n in range(len(indices)) if self._layout[indices[n]][0] == kind]
+            if own:
+                parts.append(kernel(kind, env, [self._layout[indices[n]][1:] for n in own]))
+                order += own
+        return pick(jnp.concatenate(parts), np.argsort(order))
 
-    def _narrow(self, R_ij, r_ij, f_c, c, mask):
-        grid = _Grid(self.g4)
-        eta, r_s = jnp.asarray(grid.eta, r_ij.dtype), jnp.asarray(grid.r_s, r_ij.dtype)
-        distinct = _distinct(mask)
-        R_jk = sanitised(R_ij[None, :, :] - R_ij[:, None, :], distinct)
+    def _radial(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+        functions, channels = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
+        c = env.c if len(channels) == self.channels else env.c[:, np.array(channels, np.int32)]
+        dtype, listed = c.dtype, [getattr(self, kind)[f] for f in functions] if kind != "g1" else []
+        if kind == "g1":
+            values = g1(env.f_c, c)
+        elif kind == "g2":
+            eta, r_s = (jnp.asarray([getattr(p, name) for p in listed], dtype) for name in ("eta", "r_s"))
+            values = g2(env.r_ij, env.f_c, c, eta, r_s)
+        else:
+            values = g3(env.r_ij, env.f_c, c, jnp.asarray(listed, dtype))
+        return pick(values, np.array([functions.index(f) * len(channels) + channels.index(s) for f, s in wanted]))
+
+    def _narrow(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+        distinct = _distinct(env.mask)
+        R_jk = sanitised(env.R_ij[None, :, :] - env.R_ij[:, None, :], distinct)
         r_jk = norm(R_jk)
         f_jk = jnp.where(distinct, self.cutoff_function(r_jk), 0)
-        w_jk = jnp.exp(-eta[:, None, None] * (r_jk[None] - r_s[:, None, None]) ** 2) * f_jk[None]
-        power = angular_powers(_cosines(R_ij, r_ij), grid.shapes)
-        return grid.pick(g4(radial_weights(r_ij, f_c, eta, r_s), w_jk, power, c, self.pairs))
+        cos_jk = _cosines(env.R_ij, env.r_ij)
+
+        def evaluate(block: Block):
+            eta, r_s = jnp.asarray(block.eta, r_jk.dtype), jnp.asarray(block.r_s, r_jk.dtype)
+            w_jk = jnp.exp(-eta[:, None, None] * (r_jk[None] - r_s[:, None, None]) ** 2) * f_jk[None]
+            w = radial_weights(env.r_ij, env.f_c, eta, r_s)
+            return g4(w, w_jk, angular_powers(cos_jk, block.shapes), *self._of_pairs(block.pairs, env.c))
+
+        return _in_blocks(self.g4, wanted, evaluate)
+
+    def _of_pairs(self, numbers: tuple[int, ...], c: Float[Array, "K C"]):
+        """Weights in the channels that some pairs need, and these pairs by the numbers of the channels that are left."""
+        pairs = [self.pairs[t] for t in numbers]
+        used = sorted({s for pair in pairs for s in pair})
+        c = c if len(used) == self.channels else c[:, np.array(used, np.int32)]
+        return c, tuple((used.index(s), used.index(t)) for s, t in pairs)
 
     def _through_moments(self, p: Angular) -> bool:
         largest = {"moments": LARGEST_MOMENT, "auto": MOMENTS_PAY, "pairs": 0}[self.wide]
         return _has_moments(p) and p.zeta <= largest
 
-    def _wide(self, R_ij, r_ij, f_c, c, mask):
-        through_moments = [self._through_moments(p) for p in self.g5]
-        out = jnp.zeros((len(self.g5), len(self.pairs)), r_ij.dtype)
-        for moments in (True, False):
-            chosen = np.flatnonzero(np.array(through_moments) == moments)
-            if not len(chosen):
-                continue
-            grid = _Grid(tuple(self.g5[n] for n in chosen))
-            w = radial_weights(r_ij, f_c, jnp.asarray(grid.eta, r_ij.dtype), jnp.asarray(grid.r_s, r_ij.dtype))
-            if moments:
-                values = g5_moments(R_ij / r_ij[:, None], w, c, grid.shapes, self.pairs)
-            else:
-                power = jnp.where(_distinct(mask)[None], angular_powers(_cosines(R_ij, r_ij), grid.shapes), 0)
-                values = g5_pairs(w, power, c, self.pairs)
-            out = out.at[chosen].set(grid.pick(values))
-        return out
+    def _wide(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+        through_moments = np.array([self._through_moments(self.g5[f]) for f, _ in wanted])
+        parts, order = [], []
+        for moments, kernel in ((True, self._through_harmonics), (False, self._wide_pairs)):
+            own = np.flatnonzero(through_moments == moments)
+            if len(own):
+                parts.append(kernel(env, [wanted[n] for n in own]))
+                order += own.tolist()
+        return pick(jnp.concatenate(parts), np.argsort(order))
+
+    def _through_harmonics(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+        """Moments cost as much as their radial parts and channels; the shapes that are made of them are almost free."""
+        functions, numbers = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
+        parts = grid(*_parts([self.g5[f] for f in functions]))
+        eta, r_s = jnp.asarray(parts.eta, env.r_ij.dtype), jnp.asarray(parts.r_s, env.r_ij.dtype)
+        w = radial_weights(env.r_ij, env.f_c, eta, r_s)
+        c, pairs = self._of_pairs(tuple(numbers), env.c)
+        values = g5_moments(env.R_ij / env.r_ij[:, None], w, c, parts.shapes, pairs)
+        f, t = np.array([(functions.index(f), numbers.index(t)) for f, t in wanted]).T
+        return pick(values, np.ravel_multi_index((parts.q[f], parts.a[f], t), values.shape))
+
+    def _wide_pairs(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+        distinct, cos_jk = _distinct(env.mask), _cosines(env.R_ij, env.r_ij)
+
+        def evaluate(block: Block):
+            eta, r_s = jnp.asarray(block.eta, cos_jk.dtype), jnp.asarray(block.r_s, cos_jk.dtype)
+            power = jnp.where(distinct[None], angular_powers(cos_jk, block.shapes), 0)
+            return g5_pairs(radial_weights(env.r_ij, env.f_c, eta, r_s), power, *self._of_pairs(block.pairs, env.c))
+
+        return _in_blocks(self.g5, wanted, evaluate)
 
 
-class _Grid:
-    """Splits angular parameters into distinct radial parts and distinct shapes, and picks the listed combinations."""
+class _Environment(NamedTuple):
+    """One environment, sanitised, with what every function needs of it: cutoff values and weights in the channels."""
 
-    def __init__(self, functions: tuple[Angular, ...]):
-        radial = list(dict.fromkeys((p.eta, p.r_s) for p in functions))
-        self.shapes = tuple(dict.fromkeys((p.zeta, p.lam) for p in functions))
-        self.eta, self.r_s = np.array(radial).T
-        self.q = np.array([radial.index((p.eta, p.r_s)) for p in functions])
-        self.a = np.array([self.shapes.index((p.zeta, p.lam)) for p in functions])
+    R_ij: Float[Array, "K 3"]
+    r_ij: Float[Array, " K"]
+    f_c: Float[Array, " K"]
+    c: Float[Array, "K C"]
+    mask: Bool[Array, " K"]
 
-    def pick(self, values: Float[Array, "Q A T"]) -> Float[Array, "F T"]:
-        """The functions in the order in which they were listed."""
-        return values[self.q, self.a]
+
+def _in_blocks(
+    functions: tuple[Angular, ...],
+    wanted: list[tuple[int, int]],
+    evaluate: Callable[[Block], Float[Array, "Q A T"]],
+) -> Float[Array, " F"]:
+    """Wanted (function, pair of channels), block by block."""
+    found, where = blocks(*_parts(functions), wanted)
+    return pick(jnp.concatenate([evaluate(block).reshape(-1) for block in found]), where)
+
+
+def _parts(functions: Sequence[Angular]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    return [(p.eta, p.r_s) for p in functions], [(p.zeta, p.lam) for p in functions]
 
 
 def _has_moments(p: Angular) -> bool:

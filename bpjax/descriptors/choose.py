@@ -1,12 +1,55 @@
-"""Default sets: good functions from the elements and the cutoff alone."""
+"""Default sets: good functions from the elements and the cutoff alone.
 
+More sets are in `bpjax.descriptors.published_sets`; how to choose from a set by what it says about a data set is in
+`bpjax.descriptors.reduced`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bpjax.descriptors.acsf import ACSF, Angular, Radial
+from bpjax.descriptors.base import Descriptor
 from bpjax.elements import atomic_numbers, covalent_radii
-from bpjax.spec import register
+from bpjax.errors import ConfigError
+from bpjax.spec import from_spec, register, registered
+
+
+@runtime_checkable
+class DescriptorSet(Protocol):
+    """A rule that makes a descriptor for given elements: what a training file may name in place of a descriptor."""
+
+    def build(self, elements: tuple[str, ...]) -> Descriptor:
+        """The descriptor for these elements."""
+        ...
+
+
+def descriptor_for(
+    spec: Mapping[str, Any], elements: tuple[str, ...], where: str, field: str | None = None
+) -> Descriptor:
+    """The descriptor that plain values ask for, with these elements where they give none.
+
+    Args:
+      spec: options with the name of the class under ``type``, as read from TOML.
+      elements: chemical symbols of the data.
+      where: the file, for messages.
+      field: where the options stand in the file, for messages.
+
+    Raises:
+      ConfigError: an option that is unknown, missing, of the wrong type or out of range.
+    """
+    if "elements" in getattr(registered()[spec["type"]], "__dataclass_fields__", {}):
+        spec = {"elements": list(elements), **spec}
+    try:
+        found = from_spec(registered()[spec["type"]], dict(spec), where)
+        return found.build(elements) if isinstance(found, DescriptorSet) else found
+    except ConfigError as error:
+        inner = ".".join(part for part in (field, error.field) if part)
+        raise ConfigError(error.message, error.where, inner or None) from error
+    except ValueError as error:
+        raise ConfigError(str(error), where, field) from error
 
 
 @register

@@ -1,6 +1,7 @@
 """`SymmetryFunctions`: a list of symmetry functions for each central element, as a descriptor."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax.numpy as jnp
@@ -97,13 +98,58 @@ class SymmetryFunctions:
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment; see `bpjax.descriptors.base.Descriptor`."""
-        return of_species(self.elements, lambda s: self._features(s, R_ij, species_j, mask), species_i)
 
-    def _features(self, s: int, R_ij, species_j, mask):
+        def features(s: int):
+            values = self._values(self._tables[s], R_ij, species_j, mask)
+            return jnp.pad(values, (0, self.size - len(values)))
+
+        return of_species(self.elements, features, species_i)
+
+    def chosen(
+        self,
+        indices: tuple[int, ...],
+        R_ij: Float[Array, "K 3"],
+        species_j: Int[Array, " K"],
+        mask: Bool[Array, " K"],
+        species_i: Int[Array, ""] | int,
+    ) -> Float[Array, " F"]:
+        """Only the features of these indices, each index once; see `bpjax.descriptors.reduced.Chosen`."""
+
+        def features(s: int):
+            there = [n for n, index in enumerate(indices) if index < len(self.functions[s])]
+            if not there:
+                return jnp.zeros(len(indices), R_ij.dtype)
+            functions = [self.functions[s][indices[n]] for n in there]
+            values = self._values(tables(functions, self.elements), R_ij, species_j, mask)
+            if len(there) == len(indices):
+                return values
+            return jnp.zeros(len(indices), values.dtype).at[np.array(there, np.int32)].set(values)
+
+        return of_species(self.elements, features, species_i)
+
+    def _values(self, functions: tuple, R_ij, species_j, mask) -> Float[Array, " F"]:
+        """Values of the functions of some tables, in the order in which they were listed."""
         env = _Environment(self, sanitised(R_ij / self.unit, mask), species_j, mask)
-        families, where = self._tables[s]
+        families, where = functions
         values = [v.reshape(-1) for table in families for v in env.values(table)]
-        return jnp.pad(jnp.concatenate(values)[where], (0, self.size - len(where)))
+        return jnp.concatenate(values)[where]
+
+    def subset(self, indices: Sequence[Sequence[int]]) -> "SymmetryFunctions":
+        """The set with only these functions of each element, in this order.
+
+        Args:
+          indices: for each element numbers in its list, from 0.
+
+        Raises:
+          ValueError: not one list for each element, an empty one, a number out of range or twice.
+        """
+        if len(indices) != len(self.elements):
+            raise ValueError(f"SymmetryFunctions subset: one list for each of {', '.join(self.elements)}")
+        for element, own, kept in zip(self.elements, self.functions, indices, strict=True):
+            if not all(0 <= n < len(own) for n in kept):
+                raise ValueError(f"SymmetryFunctions subset: {element} has functions 0 to {len(own) - 1}")
+        lists = zip(self.functions, indices, strict=True)
+        return replace(self, functions=tuple(tuple(own[n] for n in kept) for own, kept in lists))
 
 
 class _Environment:

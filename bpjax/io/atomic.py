@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +123,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
       TypeError: the value holds something else that JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes an archive of NumPy arrays whole or not at all; without pickle, hence for numbers and text only.
+
+    Raises:
+      ValueError: an array that holds objects.
+    """
+    import numpy as np
+
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"array {name!r} holds objects, which would be written as code")
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **plain)  # pyright: ignore[reportArgumentType]

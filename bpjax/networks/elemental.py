@@ -1,4 +1,4 @@
-"""One feed-forward Flax network per element: features of an atom in, its energy out.
+"""One feed-forward Flax network (or sparse Gaussian process) per element: features of an atom in, its energy out.
 
 Flax is used here and nowhere else; parameters are plain nested dicts, one entry per element:
 `{"Si": {"hidden_0": {"kernel", "bias"}, ..., "output": {...}}, ...}`.
@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from bpjax.networks.kernel import SparseGP, apply_sparse_gp, init_sparse_gp
 from bpjax.spec import register
 
 ACTIVATIONS = {
     "tanh": jnp.tanh,
     "silu": nn.silu,
     "gelu": nn.gelu,
+    "gelu_erf": lambda x: nn.gelu(x, approximate=False),
     "softplus": nn.softplus,
     "logistic": nn.sigmoid,
     "reverse_logistic": lambda x: nn.sigmoid(-x),  # 1 - logistic, without the cancellation
@@ -27,9 +29,12 @@ ACTIVATIONS = {
     "harmonic": lambda x: x * x,
     "linear": lambda x: x,
     "relu": nn.relu,
+    "celu": lambda x: nn.celu(x, alpha=0.1),
 }
-"""Activation functions. All but "relu" are smooth: forces need a derivative, training on forces a second one. Those after
-"logistic" are of use for potentials of RuNNer and n2p2, where they occur; with "relu" forces jump."""
+r"""Activation functions. All but "relu" and "celu" are smooth: forces need a derivative, training on forces a second one. Those
+from "logistic" to "relu" are of use for potentials of RuNNer and n2p2, where they occur; with "relu" forces jump. "gelu" is the
+form with tanh, "gelu_erf" the one with the error function. "celu" is that of the ANI potentials,
+:math:`\max(x, 0) + \alpha (e^{\min(x, 0) / \alpha} - 1)` with :math:`\alpha = 0.1`: forces are continuous and have a kink."""
 
 
 @register
@@ -81,16 +86,28 @@ class PerElement:
       ValueError: no network at all.
     """
 
-    networks: tuple[MLP, ...]
+    networks: tuple[MLP | SparseGP, ...]
 
     def __post_init__(self):
         if not self.networks:
             raise ValueError("PerElement networks: one for each element, got none")
 
 
-def options_of(options: MLP | PerElement, index: int) -> MLP:
+def options_of(options: MLP | SparseGP | PerElement, index: int) -> MLP | SparseGP:
     """Options of the network of the element with this species index."""
     return options.networks[index] if isinstance(options, PerElement) else options
+
+
+def mlp_of(options: MLP | SparseGP | PerElement, index: int) -> MLP:
+    """`options_of`, for programs that know feed-forward networks only.
+
+    Raises:
+      ValueError: the element has something else.
+    """
+    own = options_of(options, index)
+    if not isinstance(own, MLP):
+        raise ValueError(f"network={own}: must be feed-forward (MLP) here")
+    return own
 
 
 class _Network(nn.Module):
@@ -106,7 +123,7 @@ class _Network(nn.Module):
 
 
 def init_networks(
-    options: MLP | PerElement, elements: Sequence[str], size: int, key: PRNGKeyArray, dtype=jnp.float32
+    options: MLP | SparseGP | PerElement, elements: Sequence[str], size: int, key: PRNGKeyArray, dtype=jnp.float32
 ) -> dict:
     """Random parameters of every element's network for `size` features.
 
@@ -119,12 +136,16 @@ def init_networks(
     features = jnp.zeros((size,), jnp.float32)
     params = {}
     for index, (element, k) in enumerate(zip(elements, keys, strict=True)):
-        start = _Network(options_of(options, index)).init(k, features)["params"]
+        own = options_of(options, index)
+        if isinstance(own, SparseGP):
+            params[element] = init_sparse_gp(own, size, k, dtype)
+            continue
+        start = _Network(own).init(k, features)["params"]
         params[element] = jax.tree.map(lambda p: p.astype(dtype), start)
     return params
 
 
-def apply_network(options: MLP, params: dict, x: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+def apply_network(options: MLP | SparseGP, params: dict, x: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
     """Output of the network of one element.
 
     Args:
@@ -132,4 +153,6 @@ def apply_network(options: MLP, params: dict, x: Float[Array, "*batch D"]) -> Fl
       params: the parameters of this element.
       x: features, scaled for this element.
     """
+    if isinstance(options, SparseGP):
+        return apply_sparse_gp(options, params, x)
     return _Network(options).apply({"params": params}, x)  # pyright: ignore[reportReturnType]

@@ -17,16 +17,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bpjax.descriptors import Descriptor
-from bpjax.descriptors.base import of_species
+from bpjax.descriptors.base import of_species, parameters_of
 from bpjax.geometry import environments
 from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networks, options_of
+from bpjax.networks.kernel import SparseGP
 from bpjax.networks.scaling import init_scaling, outside, scaled
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
 Params = dict
-"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`;
-in a committee each has a leading axis of members."""
+"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`,
+and `"descriptor"` where it learns something; in a committee each has a leading axis of members."""
 
 BLOCK = 64
 """Atoms per block, at most. With few functions the intermediates of 16 to 128 atoms fit the caches of current CPUs."""
@@ -42,14 +43,14 @@ class Potential:
 
     Attributes:
       descriptor: what describes an environment, such as `bpjax.descriptors.ACSF`.
-      network: options of the per-element networks, the same for all or one by one.
+      network: options of the per-element networks (or sparse Gaussian processes), the same for all or one by one.
       offsets: energy per atom of each element, in eV, that is added on the host in float64 (see `total_energy`); empty for none.
       isolated: energies of the isolated atoms in eV, for reference; empty if not known.
       members: how many networks a committee has for each element; its energy is their mean. None for a single one.
     """
 
     descriptor: Descriptor
-    network: MLP | PerElement = field(default_factory=MLP)
+    network: MLP | SparseGP | PerElement = field(default_factory=MLP)
     offsets: tuple[float, ...] = ()
     isolated: tuple[float, ...] = ()
     members: int | None = None
@@ -57,6 +58,10 @@ class Potential:
     def __post_init__(self):
         if self.members is not None and self.members < 1:
             raise ValueError(f"Potential members={self.members}: at least 1, or None for no committee")
+        if self.members is not None and parameters_of(self.descriptor, np.float32):
+            raise ValueError(
+                "Potential members: networks of a committee share their features, so the descriptor cannot learn"
+            )
         if isinstance(self.network, PerElement) and len(self.network.networks) != len(self.elements):
             raise ValueError(f"Potential network: one for each of {', '.join(self.elements)}")
         for name in ("offsets", "isolated"):
@@ -90,11 +95,22 @@ def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:
     if model.members is not None:
         one = replace(model, members=None)
         return jax.vmap(lambda k: init(one, k, dtype))(jax.random.split(key, model.members))
-    return {
+    params = {
         "networks": init_networks(model.network, model.elements, model.descriptor.size, key, dtype),
         "scaling": init_scaling(model.elements, model.descriptor.size, dtype),
         "energy_scale": jnp.ones((), dtype),
     }
+    learned = parameters_of(model.descriptor, dtype)
+    return {**params, "descriptor": learned} if learned else params
+
+
+def environment_features(
+    descriptor: Descriptor, params: Params, env: Environment, species_i: Int[Array, ""] | int
+) -> Float[Array, " D"]:
+    """Features of one environment, with what the descriptor has learned in a model."""
+    if "descriptor" not in params:
+        return descriptor(*env, species_i)
+    return descriptor(*env, species_i, params["descriptor"])  # pyright: ignore[reportCallIssue]
 
 
 def energy_from_features(
@@ -161,7 +177,7 @@ def block_size(model: Potential, slots: int) -> int:
 
 def _value_and_gradient(model, params, watch, species_i, env):
     def energy(R_ij):
-        G = model.descriptor(R_ij, env.species_j, env.mask, species_i)
+        G = environment_features(model.descriptor, params, env._replace(R_ij=R_ij), species_i)
         flags = features_outside(model, params, G, species_i) if watch else None
         return energy_from_features(model, params, G, species_i), flags
 

@@ -20,10 +20,9 @@ from jaxtyping import Array, Bool, Float
 
 from bpjax.descriptors import Descriptor, SymmetryFunctions
 from bpjax.descriptors.symmetry import COMPACT, RADIAL, SymmetryFunction
-from bpjax.errors import ConfigError
-from bpjax.geometry import environments
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import Params, Potential, block_size, features_outside, in_blocks
+from bpjax.potential.describe import all_features, check_dtype
+from bpjax.potential.energy import Params, Potential, features_outside
 from bpjax.potential.preparation import Place, Prepared, check, prepare
 from bpjax.system import Neighbors, System
 
@@ -68,17 +67,9 @@ class Features(NamedTuple):
 @partial(jax.jit, static_argnums=0)
 def features(model: Potential, params: Params, system: System, neighbors: Neighbors) -> Features:
     """Features of one structure, block by block, and the flags that `predict(..., watch=True)` counts."""
-    env = environments(system, neighbors)
-    real = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
-    block = block_size(model, env.mask.shape[1])
-
-    def one(species_i, env):
-        G = model.descriptor(env.R_ij, env.species_j, env.mask, species_i)
-        return Features(G, features_outside(model, params, G, species_i))
-
-    with jax.default_matmul_precision("highest"):
-        G, outside = in_blocks(one, jnp.asarray(system.species), env, block, len(model.elements))
-    return Features(jnp.where(real[:, None], G, 0), outside & real[:, None])
+    G = all_features(model.descriptor, system, neighbors, params)
+    outside = jax.vmap(partial(features_outside, model, params))(G, jnp.asarray(system.species))
+    return Features(G, outside if system.atom_mask is None else outside & jnp.asarray(system.atom_mask)[:, None])
 
 
 def extrapolations(
@@ -113,7 +104,7 @@ def extrapolations_of(
     """`extrapolations` of a structure whose neighbours are known."""
     system = kept.system(atoms, model.elements, dtype)
     values, outside = (np.asarray(a) for a in features(model, params, system, kept.neighbors))
-    names = _Names(model.descriptor)
+    names = FeatureNames(model.descriptor)
     ranges = {e: _ranges(params["scaling"][e]) for e in (model.elements if outside.any() else ())}
     found = []
     for i, n in np.argwhere(outside).tolist():
@@ -134,22 +125,6 @@ def format_extrapolation(warning: Extrapolation) -> str:
     )
 
 
-def check_dtype(dtype: str) -> None:
-    """Refuses precisions that are unknown or not switched on.
-
-    Raises:
-      ConfigError: neither "float32" nor "float64", or float64 without JAX's x64 mode.
-    """
-    if dtype not in ("float32", "float64"):
-        raise ConfigError(f"{dtype!r} is not one of float32, float64", field="dtype")
-    if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-        raise ConfigError(
-            "float64 needs JAX in double precision, which it fixes at the start: call "
-            'jax.config.update("jax_enable_x64", True) first, or set JAX_ENABLE_X64=1',
-            field="dtype",
-        )
-
-
 def _ranges(scaling: dict) -> tuple[np.ndarray, np.ndarray]:
     """Limits of an element in float64, with an axis of members (M, D) also for a single network."""
     low, high = (np.atleast_2d(np.asarray(scaling[name], dtype=np.float64)) for name in ("min", "max"))
@@ -163,7 +138,7 @@ def _narrowest(value: float, low: np.ndarray, high: np.ndarray) -> tuple[float, 
     return float(low[member]), float(high[member])
 
 
-class _Names:
+class FeatureNames:
     """What the features of a descriptor are called."""
 
     def __init__(self, descriptor: Descriptor):
@@ -171,6 +146,7 @@ class _Names:
         self.labels = () if self.functions else descriptor.labels
 
     def __call__(self, species: int, feature: int) -> str:
+        """Name of a feature of an element, both by number."""
         return self.labels[feature] if self.functions is None else _function_text(self.functions[species][feature])
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from bpjax.descriptors.choose import DefaultACSF
+from bpjax.descriptors.base import parameters_of
+from bpjax.descriptors.choose import DescriptorSet
 from bpjax.elements import fit_offsets
 from bpjax.errors import ConfigError, DivergedError
 from bpjax.io.atomic import write_error, write_text
@@ -34,10 +35,10 @@ from bpjax.training.prepare import Structures
 
 
 class State(NamedTuple):
-    """All that changes in training. `average` is the moving average of the networks, `best` the one validated best."""
+    """All that changes in training. `average` is the moving average of the parameters, `best` the one validated best."""
 
     step: Any
-    networks: Any
+    trained: Any
     optimizer: Any
     average: Any
     best: Any
@@ -87,7 +88,7 @@ def pose(structures: Structures, options: TrainingOptions, progress: ProgressFn 
     """
     elements = structures.elements
     descriptor = options.descriptor
-    if isinstance(descriptor, DefaultACSF):
+    if isinstance(descriptor, DescriptorSet):
         descriptor = descriptor.build(elements)
     if set(descriptor.elements) != set(elements):
         raise ConfigError(
@@ -98,6 +99,9 @@ def pose(structures: Structures, options: TrainingOptions, progress: ProgressFn 
         build_dataset(s.frames, elements, descriptor.cutoff, weights=options.data.weights, sources=s.sources)
         for s in (structures.train, structures.validation)
     )
+    if train.sizes.max() > 1 and not train.mask.any():
+        message = f"a cutoff of {descriptor.cutoff:g} A is below the first neighbours: no atom of the training structures has any"
+        raise ConfigError(message, field="descriptor")
     isolated = np.array([structures.isolated[e] for e in elements]) if structures.isolated else None
     known = np.isfinite(train.energy)
     offsets = np.zeros(len(elements))
@@ -110,8 +114,10 @@ def pose(structures: Structures, options: TrainingOptions, progress: ProgressFn 
         isolated=() if isolated is None else tuple(isolated.tolist()),
     )
     needed = stored_bytes(train, descriptor.size) + stored_bytes(validation, descriptor.size)
-    choice = options.optimizer.inputs
-    keep = choice == "stored" or (choice == "auto" and needed <= options.optimizer.memory_gb * 1e9)
+    choice, learns = options.optimizer.inputs, bool(parameters_of(descriptor, jnp.float32))
+    if learns and choice == "stored":
+        raise ConfigError("'stored' features cannot be learned; take environments or auto", field="optimizer.inputs")
+    keep = choice == "stored" or (choice == "auto" and not learns and needed <= options.optimizer.memory_gb * 1e9)
     with progress(len(train.species) + len(validation.species), f"descriptors ({needed / 1e6:.0f} MB)") as bar:
         inputs = _inputs(keep, descriptor, train, bar)
         validation_inputs = _inputs(keep, descriptor, validation, bar)
@@ -146,6 +152,11 @@ def _energy_scale(train: Dataset, offsets: np.ndarray) -> float:
     return float(max(spread, 0.1 * typical, 1e-3))
 
 
+def trainable(params: Params) -> dict:
+    """What training changes: the networks, and what the descriptor learns, if it does."""
+    return {name: params[name] for name in ("networks", "descriptor") if name in params}
+
+
 def make_optimizer(options: OptimizerOptions) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW behind gradient clipping, and its learning-rate schedule."""
     schedule = optax.warmup_cosine_decay_schedule(
@@ -164,30 +175,30 @@ def _update(model, loss: LikelihoodLoss, options: OptimizerOptions, params, stat
     optimizer, _ = make_optimizer(options)
     chosen = jax.tree.map(lambda a: a[rows], inputs)
 
-    def objective(networks):
-        outputs = evaluate_batch(model, {**params, "networks": networks}, chosen, layout)
+    def objective(values):
+        outputs = evaluate_batch(model, {**params, **values}, chosen, layout)
         return likelihood_loss(loss, outputs, wanted, layout)
 
-    value, gradient = jax.value_and_grad(objective)(state.networks)
-    change, optimizer_state = optimizer.update(gradient, state.optimizer, state.networks)
-    networks = optax.apply_updates(state.networks, change)
+    value, gradient = jax.value_and_grad(objective)(state.trained)
+    change, optimizer_state = optimizer.update(gradient, state.optimizer, state.trained)
+    values = optax.apply_updates(state.trained, change)
     step = state.step + 1
     # Early in the run the average follows closely: its memory is a tenth of the steps made.
     decay = jnp.minimum(options.average, step / (10.0 + step))
-    average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, state.average, networks)
+    average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, state.average, values)
     return state._replace(
-        step=step, networks=networks, optimizer=optimizer_state, average=average, loss_sum=state.loss_sum + value
+        step=step, trained=values, optimizer=optimizer_state, average=average, loss_sum=state.loss_sum + value
     )
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))
-def _measure(model, loss, params, networks, inputs, rows, layout, wanted) -> Errors:
+def _measure(model, loss, params, trained, inputs, rows, layout, wanted) -> Errors:
     chosen = jax.tree.map(lambda a: a[rows], inputs)
-    outputs = evaluate_batch(model, {**params, "networks": networks}, chosen, layout)
+    outputs = evaluate_batch(model, {**params, **trained}, chosen, layout)
     return error_sums(loss, outputs, wanted, layout)
 
 
-def validate(problem: Problem, loss: LikelihoodLoss, networks, batch_size: int) -> dict[str, float]:
+def validate(problem: Problem, loss: LikelihoodLoss, trained, batch_size: int) -> dict[str, float]:
     """Loss and errors on the validation structures; energies per atom, in eV, A."""
     data, plan = problem.validation, BatchPlan.of(problem.validation.sizes, batch_size)
     total = None
@@ -195,7 +206,7 @@ def validate(problem: Problem, loss: LikelihoodLoss, networks, batch_size: int) 
         rows, layout = plan.layout(data, chosen)
         wanted = targets(data, problem.offsets, chosen, rows, layout)
         part = jax.device_get(
-            _measure(problem.model, loss, problem.params, networks, problem.validation_inputs, rows, layout, wanted)
+            _measure(problem.model, loss, problem.params, trained, problem.validation_inputs, rows, layout, wanted)
         )
         part = jax.tree.map(np.float64, part)
         total = part if total is None else jax.tree.map(np.add, total, part)
@@ -236,7 +247,7 @@ def fit(
     if resume:
         run.load()
     finished = run.advance(progress)
-    params = {**problem.params, "networks": jax.tree.map(jnp.asarray, run.state.best)}
+    params = {**problem.params, **jax.tree.map(jnp.asarray, run.state.best)}
     return Fit(problem.model, params, int(run.state.step), finished, tuple(run.history))
 
 
@@ -245,14 +256,14 @@ class _Run:
 
     def __init__(self, problem: Problem, options: TrainingOptions, folder: Path | None, identity: dict):
         self.problem, self.options, self.folder, self.identity = problem, options, folder, identity
-        networks = problem.params["networks"]
+        trained = trainable(problem.params)
         optimizer, self.schedule = make_optimizer(options.optimizer)
         self.state = State(
             step=jnp.zeros((), jnp.int32),
-            networks=networks,
-            optimizer=optimizer.init(networks),
-            average=networks,
-            best=networks,
+            trained=trained,
+            optimizer=optimizer.init(trained),
+            average=trained,
+            best=trained,
             best_loss=jnp.asarray(jnp.inf, jnp.float32),
             stale=jnp.zeros((), jnp.int32),
             loss_sum=jnp.zeros((), jnp.float32),
@@ -319,7 +330,7 @@ class _Run:
         return self._order[1]
 
     def _evaluate(self, step: int) -> dict:
-        """Validates the averaged networks, keeps them if they are the best so far, and returns a line of metrics."""
+        """Validates the averaged parameters, keeps them if they are the best so far, and returns a line of metrics."""
         o = self.options.optimizer
         since = (step - 1) % o.evaluate_every + 1
         loss = float(self.state.loss_sum) / since

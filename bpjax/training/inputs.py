@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.descriptors import Descriptor
 from bpjax.geometry import sanitised
+from bpjax.potential.describe import pair_jacobian
 from bpjax.potential.energy import Params, Potential, energy_from_features, local_energies
 from bpjax.system import Environment
 from bpjax.training.dataset import VOIGT, Dataset, Layout
@@ -103,7 +104,10 @@ def as_environments(dataset: Dataset) -> Environments:
 
 
 CHUNK = 128
-"""Atoms whose derivatives are computed at a time."""
+"""Atoms whose derivatives are computed at a time, at most."""
+
+AT_A_TIME = 2**28
+"""Numbers that a chunk may hold at a time."""
 
 
 def store(descriptor: Descriptor, dataset: Dataset, progress=None) -> Stored:
@@ -128,8 +132,10 @@ def store(descriptor: Descriptor, dataset: Dataset, progress=None) -> Stored:
     for low, high in _degree_buckets(degree):
         atoms = np.flatnonzero((degree > low) & (degree <= high))
         K = min(high, dataset.mask.shape[1])
-        for chunk in np.array_split(atoms, -(-len(atoms) // CHUNK)) if len(atoms) else []:
-            full = np.resize(chunk, CHUNK)
+        # A derivative takes as many evaluations as there are features or coordinates.
+        size = int(np.clip(AT_A_TIME // (min(D, 3 * K) * descriptor.working_set(K)), 1, CHUNK))
+        for chunk in np.array_split(atoms, -(-len(atoms) // size)) if len(atoms) else []:
+            full = np.resize(chunk, size)
             arrays = (a[full, :K] for a in (dataset.R_ij, dataset.species_j, dataset.mask, slot))
             found = jax.device_get(_derivatives(descriptor, U, dataset.species[full], *arrays))
             for whole, part in zip((stored.G, stored.dG_dR, stored.dG_dstrain), found, strict=True):
@@ -144,11 +150,11 @@ def _derivatives(descriptor, U: int, species_i, R_ij, species_j, mask, slot):
     """Features (n, D), their derivatives with the U atoms around (n, U, 3, D), and with the strain (n, 6, D)."""
 
     def one(species_i, R_ij, species_j, mask, slot):
-        J = jax.jacrev(descriptor)(R_ij, species_j, mask, species_i)
-        dG_dR = jnp.einsum("ku,dka->uad", jax.nn.one_hot(slot, U, dtype=J.dtype), J)
-        W = jnp.einsum("ka,dkb->abd", sanitised(R_ij, mask), J)  # J is zero where masked
+        G, J = pair_jacobian(descriptor, species_i, Environment(R_ij, species_j, mask))
+        dG_dR = jnp.einsum("ku,kad->uad", jax.nn.one_hot(slot, U, dtype=J.dtype), J)
+        W = jnp.einsum("ka,kbd->abd", sanitised(R_ij, mask), J)  # J is zero where masked
         dG_dstrain = 0.5 * (W + W.swapaxes(0, 1))[VOIGT[0], VOIGT[1]]
-        return descriptor(R_ij, species_j, mask, species_i), dG_dR, dG_dstrain
+        return G, dG_dR, dG_dstrain
 
     with jax.default_matmul_precision("highest"):
         return jax.vmap(one)(species_i, R_ij, species_j, mask, slot)

@@ -23,8 +23,7 @@
 import math
 from dataclasses import dataclass, field
 
-from bpjax.descriptors.acsf import ACSF
-from bpjax.descriptors.choose import DefaultACSF
+from bpjax.descriptors import DefaultACSF, Descriptor, DescriptorSet
 from bpjax.networks.elemental import MLP
 from bpjax.spec import register
 from bpjax.training.losses import LikelihoodLoss
@@ -138,7 +137,7 @@ class TrainingOptions:
     """
 
     data: DataOptions
-    descriptor: DefaultACSF | ACSF = field(default_factory=DefaultACSF)
+    descriptor: Descriptor | DescriptorSet = field(default_factory=DefaultACSF)
     network: MLP = field(default_factory=MLP)
     loss: LikelihoodLoss = field(default_factory=LikelihoodLoss)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)

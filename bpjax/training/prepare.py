@@ -2,15 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
 from bpjax.io.structures import group_of, labels, read_structures, require_labels
-from bpjax.training.options import DataOptions
+from bpjax.spec import from_spec, from_toml, registered
+from bpjax.training.options import DataOptions, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,26 @@ def prepare(options: DataOptions, folder: Path, seed: int) -> Structures:
                     f"{path}: frame {frame}: {', '.join(unknown)} does not occur in the training structures"
                 )
     return Structures(train, validation, test, elements, {e: isolated[e] for e in elements if e in isolated})
+
+
+def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
+    """Options and structures of a training file. A descriptor without `elements` gets those of the data.
+
+    Raises:
+      FormatError, StructureError: a file or structure that cannot be used.
+      ConfigError: an option that is unknown, missing, of the wrong type or out of range.
+    """
+    spec = from_toml(dict[str, Any], path)
+    asked = spec.get("descriptor")
+    cls = registered().get(asked.get("type", "")) if isinstance(asked, dict) else None
+    if cls is None or "elements" in asked or "elements" not in getattr(cls, "__dataclass_fields__", {}):
+        options = from_toml(TrainingOptions, path)
+        return options, prepare(options.data, path.parent, options.optimizer.seed)
+    rest = {name: section for name, section in spec.items() if name != "descriptor"}
+    options = from_spec(TrainingOptions, rest, str(path))
+    structures = prepare(options.data, path.parent, options.optimizer.seed)
+    descriptor = descriptor_for(asked, structures.elements, str(path), "descriptor")
+    return replace(options, descriptor=descriptor), structures
 
 
 def set_aside(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -1,9 +1,11 @@
 """Test errors of the default options on the silicon and molybdenum sets of Zuo et al. (2020), beside the published network.
 
     python tests/benchmarks/published_tables.py DATA [ELEMENT ...] > results/published_tables.jsonl
+    python tests/benchmarks/published_tables.py DATA Si Mo Cu --descriptors acsf soap --steps 3000 > results/soap_accuracy.jsonl
 
-DATA is a folder with `ELEMENT_train.extxyz` and `ELEMENT_test.extxyz` (the mlearn sets). Trains with nothing but defaults and
-prints one JSON line for each element: errors over all test structures and by group, training time, the published errors.
+DATA is a folder with `ELEMENT_train.extxyz` and `ELEMENT_test.extxyz` (the mlearn sets). Trains with nothing but defaults, or
+with SOAP (n_max 6, l_max 4, the cutoff of the default set) and all else the same, and prints one JSON line for each element:
+errors over all test structures and by group, training time, the published errors.
 """
 
 import argparse
@@ -15,10 +17,11 @@ from pathlib import Path
 import jax
 
 from bpjax.analysis.errors import error_metrics
+from bpjax.descriptors import SOAP, DefaultACSF
 from bpjax.io.structures import group_of, labels
 from bpjax.potential.evaluator import Evaluator
 from bpjax.progress import progress
-from bpjax.training import DataOptions, TrainingOptions, fit, prepare
+from bpjax.training import DataOptions, OptimizerOptions, TrainingOptions, fit, prepare
 
 PUBLISHED = {
     "Ni": (2.25, 0.067),
@@ -31,10 +34,11 @@ PUBLISHED = {
 """Test RMSE of the published neural networks: meV/atom, eV/A (Zuo et al., J. Phys. Chem. A 124, 731, 2020)."""
 
 
-def measure(folder: Path, element: str, seed: int) -> dict:
+def measure(folder: Path, element: str, seed: int, name: str, steps: int) -> dict:
     """Trains on one element and measures on its test set."""
     data = DataOptions((f"{element}_train.extxyz",), test=(f"{element}_test.extxyz",))
-    options = TrainingOptions(data)
+    descriptor = DefaultACSF() if name == "acsf" else SOAP((element,), DefaultACSF().cutoff, 6, 4, 0.5)
+    options = TrainingOptions(data, descriptor, optimizer=OptimizerOptions(steps=steps))
     began = time.perf_counter()
     structures = prepare(data, folder, options.optimizer.seed + seed)
     result = fit(structures, options, progress=progress)
@@ -46,6 +50,7 @@ def measure(folder: Path, element: str, seed: int) -> dict:
     )
     return {
         "element": element,
+        "descriptor": name,
         "seconds": round(seconds, 1),
         "steps": result.step,
         "features": result.model.descriptor.size,
@@ -67,9 +72,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("elements", nargs="*", default=["Si", "Mo"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--descriptors", nargs="+", default=["acsf"], choices=["acsf", "soap"])
+    parser.add_argument("--steps", type=int, default=OptimizerOptions().steps)
     arguments = parser.parse_args()
     for element in arguments.elements:
-        print(json.dumps(measure(arguments.data, element, arguments.seed)), flush=True)
+        for name in arguments.descriptors:
+            line = measure(arguments.data, element, arguments.seed, name, arguments.steps)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

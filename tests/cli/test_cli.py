@@ -76,7 +76,8 @@ def test_help_is_quick():
     """Nothing slow may be imported for help and version; a time limit would depend on the machine."""
     code = (
         "import sys; from bpjax.cli.main import main\n"
-        "for command in ([], ['predict'], ['evaluate'], ['md'], ['convert']): assert main([*command, '--help']) == 0\n"
+        "for command in ([], ['predict'], ['evaluate'], ['md'], ['convert'], ['describe']):\n"
+        "    assert main([*command, '--help']) == 0\n"
         "assert main(['--version']) == 0\n"
         "slow = {'jax', 'flax', 'ase', 'numpy', 'scipy', 'matplotlib', 'jax_md', 'optax'} & set(sys.modules)\n"
         "assert not slow, slow"

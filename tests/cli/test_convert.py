@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 import typing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from bpjax.cli import common
+from bpjax.cli import common, convert
 from bpjax.cli.main import main
 from bpjax.errors import ConfigError
 from bpjax.interop.n2p2 import read_folder, read_potential, write_potential
@@ -129,6 +130,43 @@ def test_model_to_folder_without_units(folder, tmp_path, capsys):
 def test_model_that_n2p2_cannot_express(folder, tmp_path, capsys):
     line = error_line(capsys, "convert", folder / "silu.bpjax", tmp_path / "nnp")
     assert "activation silu" in line and not list(tmp_path.iterdir())
+
+
+def test_ani_potentials(tmp_path, monkeypatch, capsys):
+    """With the random potential of this module in place of TorchANI, which the tests do not install."""
+    from bpjax.interop import torchani
+
+    assert convert._TORCHANI == tuple(torchani.MODELS)
+    asked = []
+
+    def load_torchani(name, member):
+        asked.append((name, member))
+        model = COMMITTEE if member is None else TANH
+        return model, arrays(model)
+
+    monkeypatch.setattr(torchani, "load_torchani", load_torchani)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 2.0")
+    out = tmp_path / "ani.bpjax"
+    assert run("convert", "ani1ccx", out) == 0
+    assert capsys.readouterr().out == f"wrote {out}: O, Si; cutoff 4 A, a committee of 3\n"
+    assert run("convert", "ani2x", out, "--member", 5, "--overwrite") == 0
+    assert asked == [("ani1ccx", None), ("ani2x", 5)] and load(out)[0] == TANH
+    found = provenance(out)
+    assert (found["converted_from"], found["member"]) == ("ani2x", 5) and found["versions"][
+        "torchani"
+    ] == "torchani 2.0"
+
+
+def test_ani_potentials_that_cannot_be(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchani", None)
+    assert error_line(capsys, "convert", "ani1x", tmp_path / "m.bpjax").startswith(
+        "ani1x: needs TorchANI, which cannot"
+    )
+    assert "becomes a file NAME.bpjax" in error_line(capsys, "convert", "ani1x", tmp_path / "nnp")
+    line = error_line(capsys, "convert", folder / "m.bpjax", tmp_path / "nnp", "--member", 1)
+    assert line == "--member: is for ani1x, ani1ccx, ani2x only"
+    assert "no such file or folder" in error_line(capsys, "convert", "ani3x", tmp_path / "m.bpjax")
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_that_are_there_already(folder, tmp_path, capsys):
@@ -350,7 +388,7 @@ def test_training_reads_runner_files(folder):
 @pytest.mark.slow
 def test_commands_and_code_of_the_readme(folder, tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    text = text[text.index("## n2p2 and RuNNer potentials") : text.index("## Units and conventions")]
+    text = text[text.index("## n2p2 and RuNNer potentials") : text.index("## SOAP")]
     commands = re.findall("^bpjax .*", text, flags=re.MULTILINE)
     assert {line.split()[1] for line in commands} == {"predict", "md", "convert"}
     shutil.copytree(folder / "nnp", tmp_path / "nnp")

@@ -12,6 +12,8 @@ import ase.io
 import pytest
 
 from bpjax.cli.main import main
+from bpjax.descriptors import SOAP
+from bpjax.training.prepare import read_run
 from tests.training.labelled import structures
 
 CONFIG = """
@@ -155,3 +157,18 @@ def _wait_for_lines(path: Path, count: int, process) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("no metrics after two minutes")
+
+
+def test_elements_of_a_descriptor_are_those_of_the_data(folder, capsys):
+    text = CONFIG.format(steps=2, checkpoint=10)
+    section = text[text.index("[descriptor]") : text.index("[network]")]
+    soap = '[descriptor]\ntype = "SOAP"\nradius = 4.0\nn_max = 2\nl_max = 1\n\n'
+    (folder / "soap.toml").write_text(text.replace(section, soap))
+    options, data = read_run(folder / "soap.toml")
+    assert options.descriptor == SOAP(data.elements, 4.0, 2, 1)
+    (folder / "bad.toml").write_text(text.replace(section, soap.replace("n_max = 2", "n_max = 99")))
+    assert main(["train", str(folder / "bad.toml"), "-o", str(folder / "bad")]) == 2
+    assert "descriptor: SOAP n_max=99: must be between 1 and 30" in capsys.readouterr().err
+    (folder / "bad.toml").write_text(text.replace(section, soap.replace("n_max", "nmax")))
+    assert main(["train", str(folder / "bad.toml"), "-o", str(folder / "bad")]) == 2
+    assert "descriptor.nmax: unknown option" in capsys.readouterr().err

@@ -69,7 +69,10 @@ SETS = {
 
 
 class TestSymmetryFunctions(DescriptorContract):
-    @pytest.fixture(scope="class", params=SETS)
+    # Compact functions take as long to compile as all others together.
+    @pytest.fixture(
+        scope="class", params=[pytest.param(n, marks=pytest.mark.slow if n == "compact" else []) for n in SETS]
+    )
     def descriptor(self, request):
         return SETS[request.param]
 

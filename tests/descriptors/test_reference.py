@@ -28,7 +28,7 @@ def prepared(numbers, positions, cell, pbc, elements, cutoff, atoms=12, slots=No
 
 
 def all_features(descriptor, system: System, neighbors: Neighbors):
-    return jax.vmap(descriptor)(*environments(system, neighbors))
+    return jax.vmap(descriptor)(*environments(system, neighbors), system.species)
 
 
 @partial(jax.jit, static_argnums=0)

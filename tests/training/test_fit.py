@@ -5,14 +5,17 @@ import json
 
 import ase.io
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.descriptors import ACSF, DefaultACSF, Radial
+from bpjax.descriptors import ACSF, SOAP, DefaultACSF, Radial
 from bpjax.errors import ConfigError, DivergedError, ModelFileError
 from bpjax.networks import MLP
+from bpjax.potential import load, save
+from bpjax.potential.evaluator import Evaluator
 from bpjax.training import DataOptions, LikelihoodLoss, OptimizerOptions, TrainingOptions, checkpoint, fit, prepare
-from bpjax.training.fit import _Run, pose, validate
+from bpjax.training.fit import _Run, pose, trainable, validate
 from tests.training.labelled import structures
 
 OPTIONS = TrainingOptions(
@@ -66,7 +69,7 @@ def test_learns(whole):
 def test_best_networks_are_kept(data, whole):
     _, result = whole
     losses = [line["validation_loss"] for line in result.history]
-    again = validate(pose(data, OPTIONS), OPTIONS.loss, result.params["networks"], OPTIONS.optimizer.batch_size)
+    again = validate(pose(data, OPTIONS), OPTIONS.loss, trainable(result.params), OPTIONS.optimizer.batch_size)
     assert again["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
@@ -185,3 +188,35 @@ def test_labels_of_one_kind_are_enough(data):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         changed(**options)
+
+
+def test_species_weights_of_soap_are_learned(data, tmp_path):
+    descriptor = SOAP(("Al", "Cu"), 4.0, 2, 1, 0.5, species_weights=((1.0, 0.6),), learn_weights=True)
+    options = dataclasses.replace(changed(steps=10, checkpoint_every=5), descriptor=descriptor)
+    result = fit(data, options, tmp_path)
+    learned = result.params["descriptor"]["species_weights"]
+    assert np.abs(np.asarray(learned) - [[1.0, 0.6]]).min() > 1e-3
+    # They belong to the model: saved, loaded, and part of what it predicts.
+    save(tmp_path / "model.bpjax", result.model, result.params)
+    model, params = load(tmp_path / "model.bpjax")
+    np.testing.assert_array_equal(params["descriptor"]["species_weights"], learned)
+    atoms = data.train.frames[0]
+    energy = Evaluator(model, params).evaluate(atoms).energy
+    fixed = dataclasses.replace(
+        descriptor, learn_weights=False, species_weights=tuple(map(tuple, np.asarray(learned, float).tolist()))
+    )
+    rest = {name: value for name, value in params.items() if name != "descriptor"}
+    same = Evaluator(dataclasses.replace(model, descriptor=fixed), rest).evaluate(atoms).energy
+    start = {**params, "descriptor": {"species_weights": jnp.asarray([[1.0, 0.6]], jnp.float32)}}
+    other = Evaluator(model, start).evaluate(atoms).energy
+    assert abs(energy - same) < 1e-4 < abs(energy - other)
+    with pytest.raises(ConfigError, match="stored"):
+        pose(data, dataclasses.replace(options, optimizer=dataclasses.replace(options.optimizer, inputs="stored")))
+    with pytest.raises(ValueError, match="members"):
+        dataclasses.replace(model, members=2)
+
+
+def test_cutoff_below_the_first_neighbours(data):
+    options = dataclasses.replace(OPTIONS, descriptor=ACSF(("Al", "Cu"), 1.5, g2=(Radial(0.5),)))
+    with pytest.raises(ConfigError, match=r"descriptor: a cutoff of 1.5 A is below the first neighbours"):
+        pose(data, options)

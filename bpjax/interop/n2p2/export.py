@@ -20,7 +20,7 @@ from bpjax.interop.n2p2.potential import members_of
 from bpjax.interop.n2p2.settings import Settings
 from bpjax.interop.n2p2.shapes import LETTERS
 from bpjax.networks import MLP
-from bpjax.networks.elemental import options_of
+from bpjax.networks.elemental import mlp_of, options_of
 from bpjax.potential.energy import Params, Potential
 from bpjax.units import BOHR, HARTREE, unit_system
 
@@ -88,7 +88,9 @@ def _problems(model: Potential) -> list[str]:
             problems.append(
                 "functions with a core_jk, or of type 24 that differ in nothing but their core, which n2p2 mixes up"
             )
-    networks = [options_of(model.network, index) for index in range(len(model.elements))]
+    if any(not isinstance(options_of(model.network, index), MLP) for index in range(len(model.elements))):
+        return [*problems, "networks other than MLP"]
+    networks = [mlp_of(model.network, index) for index in range(len(model.elements))]
     used = {name for network in networks for name in (*network.activations, network.output_activation)}
     problems += [f"activation {name} of the networks" for name in sorted(used - set(LETTERS.values()))]
     if len({(len(n.hidden), n.activations, n.output_activation) for n in networks}) > 1:
@@ -160,14 +162,14 @@ def _folder(model: Potential, params: Params, energy: float, length: float) -> t
     remarks = _shape_remarks(model, widths)
     # Programs that know nothing of normalisation then read the folder too.
     scale = float(params["energy_scale"]) / energy
-    folded = all(options_of(model.network, n).output_activation == "linear" for n in range(len(elements)))
+    folded = all(mlp_of(model.network, n).output_activation == "linear" for n in range(len(elements)))
     functions, networks, scaling, weights, offsets = [], [], {}, {}, []
     for element in elements:
         index = model.elements.index(element)
         own = [_in_unit(f, factor) for f in functions_of(descriptor)[index]]
         order = sorted(range(len(own)), key=lambda n, own=own: sort_key(own[n], elements))
         functions.append(tuple(own[n] for n in order))
-        shape = options_of(model.network, index)
+        shape = mlp_of(model.network, index)
         networks.append(MLP(widths, shape.activation, shape.output_activation))
         weights[element] = _weights(params["networks"][element], params["scaling"][element], order, widths)
         if folded:
@@ -194,12 +196,12 @@ def _folder(model: Potential, params: Params, energy: float, length: float) -> t
 
 def _widths(model: Potential) -> tuple[int, ...]:
     """Widths of the hidden layers, the largest of all elements."""
-    networks = [options_of(model.network, index) for index in range(len(model.elements))]
+    networks = [mlp_of(model.network, index) for index in range(len(model.elements))]
     return tuple(map(max, zip(*(network.hidden for network in networks), strict=True)))
 
 
 def _shape_remarks(model: Potential, widths: tuple[int, ...]) -> list[str]:
-    if all(options_of(model.network, n).hidden == widths for n in range(len(model.elements))):
+    if all(mlp_of(model.network, n).hidden == widths for n in range(len(model.elements))):
         return []
     # Programs disagree on how element_nodes_short is meant; n2p2 2.3 reads RuNNer's form as something else.
     return [f"narrower networks were filled up with zero weights: all have {'-'.join(map(str, widths))} hidden nodes"]
