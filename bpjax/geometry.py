@@ -35,6 +35,13 @@ def sanitised(R_ij: Float[Array, "*batch K 3"], mask: Bool[Array, "*batch K"]) -
     return jnp.where(mask[..., None], R_ij, jnp.asarray(HARMLESS, R_ij.dtype))
 
 
+def real_atoms(system: System) -> Bool[Array, " N"]:
+    """Which atoms are real: all of them where the structure is not padded."""
+    if system.atom_mask is None:
+        return jnp.ones(jnp.shape(system.species), bool)
+    return jnp.asarray(system.atom_mask)
+
+
 def environments(system: System, neighbors: Neighbors) -> Environment:
     """What every atom sees: pair vectors, species of the neighbours, mask. Shapes (N, K, 3), (N, K), (N, K)."""
     species_j = jnp.asarray(system.species)[jnp.asarray(neighbors.idx)]

@@ -227,8 +227,7 @@ class SOAP:
 
     @cached_property
     def _columns(self) -> Columns:
-        C, order = self._mixture.shape[1], self._channel_order
-        return columns(self.convention, self.channels, order if C > 1 else (0,), self.n_max, self.l_max)
+        return columns(self.convention, self.channels, self._channel_order, self.n_max, self.l_max)
 
     @property
     def _channel_order(self) -> tuple[int, ...]:
@@ -315,8 +314,8 @@ class SOAP:
 
     def power_spectrum(self, coefficients: Float[Array, "C n M"]) -> Float[Array, " D"]:
         """Features from expansion coefficients, such as their mean over the atoms of a structure."""
-        l_max = self.l_max
-        return self._spectrum([coefficients[:, :, l * l : (l + 1) ** 2] for l in range(l_max + 1)], self._products)
+        c = [coefficients[:, :, l * l : (l + 1) ** 2] for l in range(self.l_max + 1)]
+        return self._spectrum(c, self._products)
 
     def _expansion(self, R_ij, species_j, mask, species_i, species_weights=None, l_max=None) -> list[Array]:
         """Coefficients of each degree, (C, n, 2l + 1)."""

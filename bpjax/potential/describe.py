@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 
 from bpjax.descriptors import Descriptor
 from bpjax.errors import ConfigError
-from bpjax.geometry import environments
+from bpjax.geometry import environments, real_atoms
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import Params, Potential, block_size, environment_features, in_blocks
+from bpjax.potential.energy import Params, block_size, environment_features, in_blocks
 from bpjax.potential.preparation import Place, check, groups_of_like_size, prepare
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Environment, Neighbors, System
@@ -60,10 +60,10 @@ def all_features(
     def one(species_i, env):
         return environment_features(descriptor, params or {}, env, species_i)
 
-    block = block_size(Potential(descriptor), env.mask.shape[1])
+    block = block_size(descriptor, env.mask.shape[1])
     with jax.default_matmul_precision("highest"):
         G = in_blocks(one, jnp.asarray(system.species), env, block, len(descriptor.elements))
-    return G if system.atom_mask is None else jnp.where(jnp.asarray(system.atom_mask)[:, None], G, 0)
+    return jnp.where(real_atoms(system)[:, None], G, 0)
 
 
 class PairJacobian(NamedTuple):
@@ -217,9 +217,9 @@ def _inner_average(descriptor: Any, system: System, neighbors: Neighbors) -> Flo
     def one(species_i, env):
         return descriptor.coefficients(*env, species_i)
 
-    real = jnp.ones(len(species), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
+    real, block = real_atoms(system), block_size(descriptor, env.mask.shape[1])
     with jax.default_matmul_precision("highest"):
-        c = in_blocks(one, species, env, block_size(Potential(descriptor), env.mask.shape[1]), len(descriptor.elements))
+        c = in_blocks(one, species, env, block, len(descriptor.elements))
         c = jnp.where(real[:, None, None, None], c, 0)
         return descriptor.power_spectrum(c.sum(axis=0) / jnp.sum(real, dtype=c.dtype))
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bpjax.descriptors import Descriptor
 from bpjax.descriptors.base import of_species, parameters_of
-from bpjax.geometry import environments
+from bpjax.geometry import environments, real_atoms
 from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networks, options_of
 from bpjax.networks.kernel import SparseGP
 from bpjax.networks.scaling import init_scaling, outside, scaled
@@ -164,15 +164,15 @@ def local_energies(
 ) -> LocalEnergies:
     """Atomic energies and pair gradients, block by block; `watch` also counts features outside the range of training."""
     if block is None:
-        block = block_size(model, env.mask.shape[1])
+        block = block_size(model.descriptor, env.mask.shape[1])
     one = partial(_value_and_gradient, model, params, watch)
     with jax.default_matmul_precision("highest"):  # tensor cores would round float32 products to 10 bits
         return in_blocks(one, species, env, block, len(model.elements))
 
 
-def block_size(model: Potential, slots: int) -> int:
+def block_size(descriptor: Descriptor, slots: int) -> int:
     """Atoms per block, for so many neighbour slots."""
-    return int(np.clip(CACHE // max(model.descriptor.working_set(slots), 1), 4, BLOCK))
+    return int(np.clip(CACHE // max(descriptor.working_set(slots), 1), 4, BLOCK))
 
 
 def _value_and_gradient(model, params, watch, species_i, env):
@@ -266,5 +266,4 @@ def energy(model: Potential, params: Params, system: System, neighbors: Neighbor
       neighbors: all neighbours within the cutoff; more (a skin) do no harm.
     """
     env = environments(system, neighbors)
-    mask = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
-    return sum_of_local_energies(model, params, *env, jnp.asarray(system.species), mask)
+    return sum_of_local_energies(model, params, *env, jnp.asarray(system.species), real_atoms(system))

@@ -246,7 +246,7 @@ def _batched(model, watch, params, systems, neighbors):
     _traces.count += 1
     frames, atoms = systems.species.shape
     # On a CPU only as many structures side by side as fill a block; the intermediates then stay in the cache.
-    block = block_size(model, neighbors.mask.shape[-1]) if jax.default_backend() == "cpu" else 64 * BLOCK
+    block = block_size(model.descriptor, neighbors.mask.shape[-1]) if jax.default_backend() == "cpu" else 64 * BLOCK
     together = min(frames, block // atoms)
     return jax.lax.map(
         lambda one: _predictor(model)(model, params, *one, watch=watch),

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from bpjax.descriptors import Descriptor, SymmetryFunctions
 from bpjax.descriptors.symmetry import COMPACT, RADIAL, SymmetryFunction
+from bpjax.geometry import real_atoms
 from bpjax.neighbors import bucket
 from bpjax.potential.describe import all_features, check_dtype
 from bpjax.potential.energy import Params, Potential, features_outside
@@ -69,7 +70,7 @@ def features(model: Potential, params: Params, system: System, neighbors: Neighb
     """Features of one structure, block by block, and the flags that `predict(..., watch=True)` counts."""
     G = all_features(model.descriptor, system, neighbors, params)
     outside = jax.vmap(partial(features_outside, model, params))(G, jnp.asarray(system.species))
-    return Features(G, outside if system.atom_mask is None else outside & jnp.asarray(system.atom_mask)[:, None])
+    return Features(G, outside & real_atoms(system)[:, None])
 
 
 def extrapolations(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bpjax.geometry import environments, forces_from_pairs, virial_from_pairs, volume
+from bpjax.geometry import environments, forces_from_pairs, real_atoms, virial_from_pairs, volume
 from bpjax.potential.energy import Params, Potential, local_energies
 from bpjax.potential.extrapolation import features
 from bpjax.system import Neighbors, Prediction, System
@@ -25,7 +25,7 @@ def predict(
       watch: also count, for each atom, the features outside the range of training.
     """
     env = environments(system, neighbors)
-    real = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
+    real = real_atoms(system)
     E_i, g, outside = local_energies(model, params, env, jnp.asarray(system.species), watch=watch)
     E_i = jnp.where(real, E_i, 0)
     mask = env.mask & real[:, None]

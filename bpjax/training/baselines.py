@@ -11,6 +11,7 @@ Both are potentials like any other: they predict, run dynamics, and are saved an
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import jax

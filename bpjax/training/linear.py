@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from bpjax.errors import StructureError
-from bpjax.geometry import environments, forces_from_pairs, virial_from_pairs
+from bpjax.geometry import environments, forces_from_pairs, real_atoms, virial_from_pairs
 from bpjax.networks.elemental import options_of
 from bpjax.networks.kernel import SparseGP
 from bpjax.potential.describe import JACOBIAN_BLOCK, JACOBIAN_COST, alike, pair_jacobian
@@ -105,7 +105,7 @@ def _rows(model: Potential, params: Params, system: System, neighbors: Neighbors
     env, species = environments(system, neighbors), jnp.asarray(system.species)
     with jax.default_matmul_precision("highest"):
         phi, g = in_blocks(one, species, env, JACOBIAN_BLOCK, len(model.elements))
-    real = jnp.ones(len(env.mask), bool) if system.atom_mask is None else jnp.asarray(system.atom_mask)
+    real = real_atoms(system)
     mask = env.mask & real[:, None]
     forces = jax.vmap(partial(forces_from_pairs, idx=jnp.asarray(neighbors.idx), mask=mask), 3, 2)(g)
     virial = jax.vmap(lambda g: virial_from_pairs(g, env.R_ij, mask), 3, 2)(g)

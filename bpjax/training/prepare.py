@@ -123,7 +123,7 @@ def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
     asked = spec.get("descriptor")
     cls = registered().get(asked.get("type", "")) if isinstance(asked, dict) else None
     if cls is None or "elements" in asked or "elements" not in getattr(cls, "__dataclass_fields__", {}):
-        options = from_toml(TrainingOptions, path)
+        options = from_spec(TrainingOptions, spec, str(path))
         return options, prepare(options.data, path.parent, options.optimizer.seed)
     rest = {name: section for name, section in spec.items() if name != "descriptor"}
     options = from_spec(TrainingOptions, rest, str(path))
