@@ -66,6 +66,12 @@ def register(cls: type[_Class]) -> type[_Class]:
     return cls
 
 
+def check(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raises a `ValueError` that names the option and what is allowed, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name}={value}: {allowed}")
+
+
 def registered() -> dict[str, type]:
     """The classes made known by `register`, by name."""
     return dict(_registry)
@@ -108,7 +114,8 @@ def _plain(value: Any, field: str) -> Any:
 def from_spec(expected: Any, spec: Any, where: str = "spec") -> Any:
     """Builds an object from plain values; the inverse of `to_spec`.
 
-    Fields that are left out take their defaults. ``type`` may be left out where only one class is possible.
+    Fields that are left out take their defaults; "none" stands for None, where that is allowed. ``type`` may be left out where
+    only one class is possible.
 
     Args:
       expected: a dataclass, a base class of registered dataclasses (`object` stands for all of them), or a union.
@@ -198,6 +205,8 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str, field: st
 
 
 def _convert_union(alternatives: tuple[Any, ...], value: Any, where: str, field: str) -> Any:
+    if types.NoneType in alternatives and value == "none":  # TOML has no null
+        return None
     classes = [a for a in alternatives if _is_options(a)]
     if classes and isinstance(value, Mapping):
         return _build(classes, value, where, field)
@@ -252,8 +261,10 @@ def _select(bases: list[type], value: Mapping[str, Any], where: str, field: str)
         return classes[name]
     if len(classes) == 1:
         return next(iter(classes.values()))
-    if len(bases) == 1 and classes.get(bases[0].__name__) is bases[0]:
-        return bases[0]  # the annotation itself is the plain choice, its subclasses are the special ones
+    if classes.get(bases[0].__name__) is bases[0]:
+        return bases[
+            0
+        ]  # the first class of the annotation is the plain choice, subclasses and others are the special ones
     raise ConfigError(f"missing; allowed: {_listed(classes)}", where, _join(field, "type"))
 
 

@@ -44,7 +44,8 @@ class Environment(NamedTuple):
 class Prediction(NamedTuple):
     """Energy and its derivatives. `virial` is -dE/d(strain) in eV; stress is `-virial / volume` (ASE sign).
 
-    `outside` counts the features of each atom that lie outside the range of training; None where nobody asked.
+    `outside` counts the features of each atom that lie outside the range of training; None where nobody asked. `noise` is the
+    logarithm of the widths of its energy and force relative to those of `Potential.noise`; None for a model without.
     """
 
     energy: Float[Array, "*batch"]
@@ -52,6 +53,7 @@ class Prediction(NamedTuple):
     forces: Float[Array, "*batch N 3"]
     virial: Float[Array, "*batch 3 3"]
     outside: Int[Array, "*batch N"] | None = None
+    noise: Float[Array, "*batch N 2"] | None = None
 
 
 def system_from_arrays(

@@ -27,8 +27,30 @@ HARTREE = 27.211386245988
 BOHR = 0.529177210903
 """One bohr in angstrom."""
 
-SYSTEMS = {"hartree-bohr": (HARTREE, BOHR), "ev-angstrom": (1.0, 1.0)}
-"""Units that RuNNer and n2p2 files are found in: (energy in eV, length in A) of each."""
+KCAL_MOL = 0.04336410390059322
+"""One (thermochemical) kilocalorie per mole in eV."""
+
+KJ_MOL = KCAL_MOL / 4.184
+"""One kilojoule per mole in eV."""
+
+SYSTEMS = {"hartree-bohr": (HARTREE, BOHR), "ev-angstrom": (1.0, 1.0), "kcal/mol-angstrom": (KCAL_MOL, 1.0)}
+"""Units that files without any (RuNNer, n2p2, many npz) are found in: (energy in eV, length in A) of each."""
+
+ENERGIES = {
+    "ev": 1.0,
+    "mev": 1e-3,
+    "kcal/mol": KCAL_MOL,
+    "kj/mol": KJ_MOL,
+    **dict.fromkeys(("hartree", "ha", "eh", "au", "a.u."), HARTREE),
+}
+"""Names of energy units in files, in small letters, and each in eV."""
+
+LENGTHS = {
+    **dict.fromkeys(("a", "ang", "angstrom", "å"), 1.0),
+    **dict.fromkeys(("bohr", "a0", "au", "a.u."), BOHR),
+    "nm": 10.0,
+}
+"""Names of length units in files, in small letters, and each in A."""
 
 
 def unit_system(name: str | None, what: str) -> tuple[float, float]:

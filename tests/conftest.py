@@ -32,6 +32,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
 
 
+MAPPED = 30000
+"""Mapped regions of memory beyond which compiled programs are dropped. Linux allows 65530 in a process (vm.max_map_count); each
+program takes a few, and the compiler crashes when there are no more."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops compiled programs at the end of a module, when there are many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPED:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder ``shared`` beside the checkout, with public data sets that may not be copied into it."""

@@ -21,6 +21,8 @@ from jax.test_util import check_grads
 
 from bpjax.descriptors.base import Descriptor
 from bpjax.descriptors.function_kernels import CORE_FORMULAS
+from bpjax.descriptors.reduced import Chosen
+from bpjax.potential import Potential
 from bpjax.spec import from_spec, to_spec
 
 K = 7
@@ -283,6 +285,101 @@ class DescriptorContract:
         # Rounding 6e-8 of the input, magnified by derivatives of order 10/A, of sums over K^2 terms.
         np.testing.assert_allclose(G32, G, rtol=0, atol=3e-6 * np.abs(G).max())
         np.testing.assert_allclose(g32, g, rtol=0, atol=1e-5 * np.abs(g).max())
+
+
+@partial(jax.jit, static_argnums=0)
+def learned_features(descriptor, R_ij, species_j, mask, params):
+    return descriptor(R_ij, species_j, mask, CENTRE, params)
+
+
+@partial(jax.jit, static_argnums=0)
+def learned_derivatives(descriptor, R_ij, species_j, mask, params):
+    """Of the combined features: the gradient with the parameters, and that of a derivative with positions (a force)."""
+
+    def f(R, params):
+        G = descriptor(R, species_j, mask, CENTRE, params)
+        return jnp.sum(G * _combination(descriptor, G.dtype))
+
+    def force(params):
+        return jnp.sum(jax.grad(f)(R_ij, params) * jnp.resize(_direction(2), R_ij.shape))
+
+    return jax.grad(f, argnums=1)(R_ij, params), jax.grad(force)(params)
+
+
+class LearnedContract:
+    """The promises of a descriptor with parameters; subclasses give the fixture `descriptor`."""
+
+    pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+    def test_start_is_the_fixed_descriptor(self, descriptor):
+        env = environment(descriptor)
+        params = descriptor.parameters(jnp.float64)
+        assert jax.tree.leaves(params)
+        fixed = jax.jit(lambda R: descriptor(R, *env[1:], CENTRE))(env[0])
+        _close(learned_features(descriptor, *env, params), fixed)
+
+    def test_derivatives_with_parameters_are_finite_differences(self, descriptor):
+        env, params = environment(descriptor), descriptor.parameters(jnp.float64)
+        leaves, structure = jax.tree.flatten(params)
+        exact = learned_derivatives(descriptor, *env, params)
+        weights, h = _combination(descriptor, jnp.float64), 1e-4
+
+        @jax.jit
+        def values(params):
+            G, pullback = jax.vjp(lambda R: descriptor(R, *env[1:], CENTRE, params), env[0])
+            return jnp.sum(G * weights), jnp.sum(pullback(weights)[0] * _direction(2))
+
+        for n, leaf in enumerate(leaves):
+            v = np.random.default_rng(n).normal(size=leaf.shape)
+            sides = [
+                values(jax.tree.unflatten(structure, [*leaves[:n], leaf + s * h * v, *leaves[n + 1 :]]))
+                for s in (1, -1)
+            ]
+            for order in range(2):
+                along = np.sum(jax.tree.leaves(exact[order])[n] * v)
+                scale = max(np.abs(x).max() for x in jax.tree.leaves(exact[order]))
+                # Truncation h^2 f'''/6 and rounding eps f/h are below 1e-6 of the largest derivative.
+                numeric = (sides[0][order] - sides[1][order]) / (2 * h)
+                np.testing.assert_allclose(along, numeric, rtol=0, atol=1e-6 * scale, err_msg=f"array {n}")
+
+    def test_has_nan_safe_derivatives_with_parameters(self, descriptor):
+        params = descriptor.parameters(jnp.float64)
+        for name, env in special_environments(descriptor).items():
+            for leaf in jax.tree.leaves(learned_derivatives(descriptor, *env, params)):
+                assert np.isfinite(leaf).all(), name
+
+    def test_padding_with_parameters(self, descriptor):
+        (R, species, mask), params = environment(descriptor), descriptor.parameters(jnp.float64)
+        padded = jnp.full((2 * K, 3), jnp.nan).at[:K].set(R)
+        env = padded, jnp.full(2 * K, 10**6, jnp.int32).at[:K].set(species), jnp.zeros(2 * K, bool).at[:K].set(mask)
+        _close(learned_features(descriptor, *env, params), learned_features(descriptor, R, species, mask, params))
+        found, expected = (
+            jax.tree.leaves(learned_derivatives(descriptor, *e, params)) for e in (env, (R, species, mask))
+        )
+        for one, other in zip(found, expected, strict=True):
+            _close(one, other, rtol=1e-12)
+
+    def test_a_sweep_over_parameters_is_a_loop(self, descriptor):
+        env, params = environment(descriptor), descriptor.parameters(jnp.float64)
+        many = jax.tree.map(lambda p: jnp.stack([p, 1.1 * p, 0.7 * p]), params)
+        swept = jax.jit(jax.vmap(lambda p: descriptor(*env, CENTRE, p)))(many)
+        for n in range(3):
+            _close(swept[n], learned_features(descriptor, *env, jax.tree.map(lambda p, n=n: p[n], many)))
+        assert not np.allclose(swept[0], swept[1])
+
+    def test_type_follows_the_positions_not_the_parameters(self, descriptor):
+        R, species, mask = environment(descriptor)
+        for dtype, other in ((jnp.float32, jnp.float64), (jnp.float64, jnp.float32)):
+            params = descriptor.parameters(other)
+            assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(other)}
+            found = jax.eval_shape(lambda R, p: descriptor(R, species, mask, CENTRE, p), R.astype(dtype), params)
+            assert found.dtype == dtype
+
+    def test_what_is_learned_cannot_be_reduced_or_shared(self, descriptor):
+        with pytest.raises(ValueError, match="Chosen descriptor: one that is learned cannot be reduced"):
+            Chosen(descriptor, (0, 1))
+        with pytest.raises(ValueError, match="Potential members"):
+            Potential(descriptor, members=2)
 
 
 def _close(found, expected, rtol=1e-13):

@@ -8,7 +8,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-SLOW = ("04_soap_network",)
+SLOW = ("04_soap_network", "05_sweep_and_ensemble")
 """Notebooks that take more than a minute."""
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))

@@ -8,7 +8,7 @@ import pytest
 
 from bpjax.cli import COMMANDS
 from bpjax.spec import from_toml
-from bpjax.training import TrainingOptions
+from bpjax.training import KalmanFilter, TrainingOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,11 +28,15 @@ def test_begins_with_the_two_commands():
 
 
 def test_training_file_is_accepted(tmp_path):
-    (text,) = blocks("toml")
     path = tmp_path / "config.toml"
-    path.write_text(text, encoding="utf-8")
-    options = from_toml(TrainingOptions, path)
-    assert options.data.train == ("train.extxyz",) and options.descriptor.cutoff == 5.5
+    found = []
+    for text in blocks("toml"):
+        path.write_text(text, encoding="utf-8")
+        found.append(from_toml(TrainingOptions, path))
+        assert found[-1].data.train == ("train.extxyz",)
+    first, more, kalman = found
+    assert first.descriptor.cutoff == 5.5 and more.ensemble.members == 8
+    assert isinstance(kalman.optimizer, KalmanFilter) and kalman.loss.stress is None
 
 
 def test_every_command_is_in_the_table():

@@ -184,3 +184,11 @@ def test_bad_toml_files_are_named(tmp_path):
     path.write_text('nam = "a"\n')
     with pytest.raises(ConfigError, match=r"toys\.toml: nam: unknown option; did you mean 'name'"):
         from_toml(Toys, path)
+
+
+def test_none_in_toml():
+    from bpjax.training import LikelihoodLoss
+
+    assert from_spec(LikelihoodLoss, {"stress": "none"}).stress is None
+    with pytest.raises(ConfigError, match="energy_per"):
+        from_spec(LikelihoodLoss, {"energy_per": "none"})

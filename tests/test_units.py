@@ -18,6 +18,8 @@ TABLE = ase.units.create_units("2018")
         (units.BAR, TABLE["bar"]),
         (units.HARTREE, TABLE["Hartree"]),
         (units.BOHR, TABLE["Bohr"]),
+        (units.KCAL_MOL, TABLE["kcal"] / TABLE["mol"]),
+        (units.KJ_MOL, TABLE["kJ"] / TABLE["mol"]),
     ],
 )
 def test_equal_to_ase(ours, theirs):

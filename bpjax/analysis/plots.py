@@ -55,8 +55,8 @@ def styles() -> itertools.cycle:
     return itertools.cycle([(color, marker) for marker in MARKERS for color in COLORS])
 
 
-def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws in our style and saves to `path`, which stays the caller's affair."""
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Decorator of what makes a figure: draws in our style and saves to `path`, which stays the caller's affair."""
 
     @wraps(draw)
     def drawn(*args: Any, path: Path | None = None, **options: Any) -> Figure:
@@ -76,16 +76,19 @@ def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def _panels(columns: int, rows: int = 1, size: tuple[float, float] = (3.2, 2.6), **options: Any) -> tuple[Figure, Any]:
+def panels_of(
+    columns: int, rows: int = 1, size: tuple[float, float] = (3.2, 2.6), **options: Any
+) -> tuple[Figure, Any]:
+    """An empty figure and its axes, (rows, columns); `size` in inches is that of one of them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-@_figure
+@styled
 def plot_learning_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and validation errors while training.
+    """Loss and validation errors while training; for several networks their mean, in a band from the best to the worst.
 
     Args:
       history: lines of `metrics.jsonl`, or `Fit.history`; may be empty.
@@ -99,21 +102,31 @@ def plot_learning_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     ]
     known = set().union(*history) if history else set()
     panels = panels[:1] + [panel for panel in panels[1:] if known & set(panel[1])]
-    figure, axes = _panels(len(panels), size=(2.6, 2.4))
+    figure, axes = panels_of(len(panels), size=(2.6, 2.4))
     for ax, (label, series, unit) in zip(axes[0], panels, strict=True):
+        lowest = np.inf
         for (name, legend), color in zip(series.items(), COLORS, strict=False):
             lines = [line for line in history if name in line]
-            ax.plot([line["step"] for line in lines], [unit * line[name] for line in lines], color=color, label=legend)
-        if history:
+            steps = [line["step"] for line in lines]
+            values = unit * np.array([line[name] for line in lines])
+            ax.plot(steps, values, color=color, label=legend)
+            members = unit * np.array([line.get("members", {}).get(name, [line[name]]) for line in lines], ndmin=2)
+            if members.size and members.shape[1] > 1:
+                ax.fill_between(steps, members.min(axis=1), members.max(axis=1), color=color, alpha=0.25, lw=0)
+            lowest = min(lowest, np.nanmin(members, initial=np.inf))
+        # A likelihood with widths that are learned or predicted is below zero where the fit is good.
+        if lowest <= 0:
+            ax.set_yscale("symlog", linthresh=1.0)
+        elif history:
             ax.set_yscale("log")
-            _plain_log(ax)
+            plain_log(ax)
         ax.set(xlabel="step", title=label)
     if history:
         axes[0, 0].legend()
     return figure
 
 
-def _plain_log(ax: Axes) -> None:
+def plain_log(ax: Axes) -> None:
     """Labels a logarithmic axis with plain numbers, also where it spans less than a decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -122,7 +135,7 @@ def _plain_log(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-@_figure
+@styled
 def plot_parity(
     predicted: Sequence[Quantities],
     reference: Sequence[Quantities],
@@ -140,7 +153,7 @@ def plot_parity(
     """
     groups = ["all"] * len(predicted) if groups is None else groups
     pairs = _pairs(predicted, reference, groups)
-    figure, axes = _panels(len(pairs), 2, size=(2.9, 2.0), sharex="col", height_ratios=(3, 1))
+    figure, axes = panels_of(len(pairs), 2, size=(2.9, 2.0), sharex="col", height_ratios=(3, 1))
     looks = dict(zip(sorted(set(groups)), styles(), strict=False))
     for (upper, lower), (name, unit, found) in zip(axes.T, pairs, strict=True):
         together = np.concatenate([np.zeros(0), *(values for pair in found.values() for values in pair)])
@@ -155,7 +168,11 @@ def plot_parity(
             lower.scatter(x, (y - x) * unit[1], **look)
         upper.set(ylabel=f"predicted {name[1]}", title=f"{name[0]}: {_errors(found.values(), *unit)}")
         lower.set(xlabel=f"reference {name[1]}", ylabel=f"difference\n({unit[0]})")
+        for ax in (upper, lower):  # total energies of all electrons differ in late digits, which belong on the axis
+            ax.ticklabel_format(useOffset=False)
         lower.locator_params(axis="x", nbins=4)
+        if max(map(abs, ends)) >= 100:
+            lower.tick_params(axis="x", labelrotation=20)
     figure.legend(**_group_legend(pairs, looks))
     if title:
         figure.suptitle(title)
@@ -214,7 +231,7 @@ def _group_legend(pairs, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]
     return {"handles": handles, "loc": "outside right upper", "title": title, "title_fontsize": 7.5}
 
 
-@_figure
+@styled
 def plot_energy_volume(
     curves: Mapping[str, Curve], points: Mapping[str, Curve] | None = None, zero: float = 0.0
 ) -> Figure:
@@ -226,7 +243,7 @@ def plot_energy_volume(
       zero: energy in eV/atom that is subtracted from everything.
       path: file to write (keyword), None for none.
     """
-    figure, axes = _panels(1, size=(4.6, 3.4))
+    figure, axes = panels_of(1, size=(4.6, 3.4))
     ax = axes[0, 0]
     points = points or {}
     for phase, (color, marker) in zip(dict.fromkeys([*curves, *points]), styles(), strict=False):
@@ -244,7 +261,7 @@ def plot_energy_volume(
     return figure
 
 
-@_figure
+@styled
 def plot_radial_distribution(curves: Mapping[str, Curve]) -> Figure:
     """Radial distribution functions.
 
@@ -252,7 +269,7 @@ def plot_radial_distribution(curves: Mapping[str, Curve]) -> Figure:
       curves: by name, distances in A and g(r).
       path: file to write (keyword), None for none.
     """
-    figure, axes = _panels(1, size=(4.2, 2.8))
+    figure, axes = panels_of(1, size=(4.2, 2.8))
     ax = axes[0, 0]
     ax.axhline(1, color="0.7", lw=0.7, zorder=0)
     for (name, (r, g)), color in zip(curves.items(), itertools.cycle(COLORS)):
@@ -263,7 +280,7 @@ def plot_radial_distribution(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-@_figure
+@styled
 def plot_dynamics(runs: Mapping[str, Mapping[str, np.ndarray]], targets: Mapping[str, float] | None = None) -> Figure:
     """Temperature and change of the conserved energy against time, one row for each run.
 
@@ -272,7 +289,7 @@ def plot_dynamics(runs: Mapping[str, Mapping[str, np.ndarray]], targets: Mapping
       targets: temperature in K at which each run was held, where it was.
       path: file to write (keyword), None for none.
     """
-    figure, axes = _panels(2, len(runs), size=(3.2, 1.7))
+    figure, axes = panels_of(2, len(runs), size=(3.2, 1.7))
     for row, (name, run), color in zip(axes, runs.items(), itertools.cycle(COLORS)):
         time, energy = np.asarray(run["time"]), np.asarray(run["energy"])
         row[0].plot(time, run["temperature"], color=color, lw=0.9)

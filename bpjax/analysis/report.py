@@ -1,4 +1,7 @@
-"""The report of the quickstart as Markdown, and its tables, which the command line prints too."""
+"""Tables of errors and of what a training cost, and the report of the quickstart as Markdown.
+
+A table is its title, its header and its rows; the command line prints it, `markdown` writes it.
+"""
 
 from __future__ import annotations
 
@@ -97,6 +100,82 @@ def error_table(title: str, metrics: Mapping[str, Any]) -> Table:
 
     header = ["kind", "structures", "energy (meV/atom)", "forces (eV/Å)", "stress (GPa)"]
     return title, header, [*(row(*item) for item in metrics["groups"].items()), row("all", metrics)]
+
+
+def element_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """Errors of the forces on the atoms of each element."""
+    header = ["element", "atoms", "forces MAE", "RMSE (eV/A)", "relative"]
+    return title, header, [[name, *_force_errors(found)] for name, found in metrics["elements"].items()]
+
+
+def force_size_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """Errors of the forces by the size of the reference force; ranges without atoms are left out."""
+    header = ["reference force (eV/A)", "atoms", "forces MAE", "RMSE (eV/A)", "relative"]
+    rows = []
+    for found in metrics["force_size"]:
+        limits = f"{found['from']:g} to {found['to']:g}" if found["to"] is not None else f"above {found['from']:g}"
+        if found["atoms"]:
+            rows.append([limits, *_force_errors(found)])
+    return title, header, rows
+
+
+def _force_errors(found: Mapping[str, Any]) -> list[Any]:
+    return [found[name] for name in ("atoms", "forces_mae", "forces_rmse", "forces_relative")]
+
+
+def worst_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """The structures with the largest errors, energies first."""
+    rows = []
+    for found in metrics["worst"]["energy"]:
+        rows.append([_structure(found), found.get("group"), "energy (meV/atom)", found["error"] / 1e-3])
+    for found in metrics["worst"]["forces"]:
+        atom = f"force on atom {found['atom']}{' (' + found['element'] + ')' if 'element' in found else ''} (eV/A)"
+        rows.append([_structure(found), found.get("group"), atom, found["error"]])
+    return title, ["structure", "kind", "of", "error"], rows
+
+
+def _structure(found: Mapping[str, Any]) -> str:
+    """File and frame, or the number where they are not known; frames count from 0."""
+    return f"{found['file']}: frame {found['frame']}" if "file" in found else f"{found['structure']}"
+
+
+def calibration_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """Errors against those that the model expected."""
+    header = ["quantity", "count", "error (rms)", "expected (rms)", "mean z^2", "within 1 sigma", "within 2 sigma"]
+    keys = ("count", "error_rms", "sigma_rms", "z_squared", "within_one", "within_two")
+    units = {"energy": "energy (eV)", "forces": "forces (eV/A)"}
+    return title, header, [[units[n], *(found[key] for key in keys)] for n, found in metrics["calibration"].items()]
+
+
+def detail_tables(title: str, metrics: Mapping[str, Any]) -> list[Table]:
+    """Tables of `bpjax.analysis.errors.error_metrics` beside the one by kind: those that have something to tell."""
+    tables = []
+    if metrics["forces_count"]:
+        if len(metrics.get("elements", {})) > 1:
+            tables.append(element_table(f"{title}: forces by element", metrics))
+        tables.append(force_size_table(f"{title}: forces by size", metrics))
+    if "calibration" in metrics:
+        tables.append(calibration_table(f"{title}: errors against expected errors", metrics))
+    tables.append(worst_table(f"{title}: largest errors", metrics))
+    return tables
+
+
+def cost_table(cost: Mapping[str, Any]) -> Table:
+    """What a training cost; see `bpjax.training.cost.Watch`."""
+    names = {
+        "seconds": "seconds in all",
+        "training_seconds": "seconds of training, validation included",
+        "compile_seconds": "seconds of these for compilation",
+        "steps": "steps",
+        "seconds_per_step": "seconds per step, without compilation",
+        "structures_per_second": "structures per second",
+        "atoms_per_second": "atoms per second",
+        "memory_peak_gb": "largest memory (GB)",
+        "device_memory_peak_gb": "largest memory of the device (GB)",
+        "device": "device",
+    }
+    rows = [[text, cost[name]] for name, text in names.items() if cost.get(name) is not None]
+    return "cost of training", ["quantity", "value"], rows
 
 
 def phase_table(phases: Mapping[str, Any]) -> Table:

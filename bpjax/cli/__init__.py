@@ -32,6 +32,7 @@ existing ones are kept unless ``--overwrite`` is given: call `bpjax.cli.common.c
 COMMANDS = {
     "quickstart": "train, test and run silicon from the data shipped with bpjax; start here",
     "train": "fit a potential to energies, forces and stresses",
+    "sweep": "train many points of a space of options at once and keep the best",
     "evaluate": "errors of a model against labelled structures",
     "predict": "energies, forces and stresses of structures",
     "describe": "features of the atoms of structures",

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from bpjax.potential.energy import Params, Potential
 
-Units = Annotated[Literal["hartree-bohr", "ev-angstrom"] | None, tyro.conf.arg(metavar="{hartree-bohr,ev-angstrom}")]
+Units = Annotated[
+    Literal["hartree-bohr", "ev-angstrom", "kcal/mol-angstrom"] | None,
+    tyro.conf.arg(metavar="{hartree-bohr,ev-angstrom,kcal/mol-angstrom}"),
+]
 """Type of the option `units`; the names are those of `bpjax.units.SYSTEMS`."""
 
 
@@ -67,7 +70,7 @@ def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]
 
     Args:
       path: the file or folder.
-      units: "hartree-bohr" or "ev-angstrom", those of a folder; not used for files.
+      units: a name in `bpjax.units.SYSTEMS`, those of a folder; not used for files.
 
     Raises:
       ModelFileError: there is none, or it cannot be used.

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_dtype
 
+if TYPE_CHECKING:
+    import ase
+
+    from bpjax.analysis.errors import Quantities
+
 
 @dataclass(frozen=True)
 class Options:
-    """Errors of a model against labelled structures, overall and for each kind of structure.
+    """Errors of a model against labelled structures: overall, by kind of structure, by element, and by the size of the force.
 
     Labels are energy, forces and stress under ASE's names; those that a structure lacks do not count. Kinds are told apart
-    by config_type (or group). Energies are compared per atom, forces and stresses component by component.
+    by config_type (or group). Energies are compared per atom, forces and stresses component by component. The structures with
+    the largest errors are listed. Errors of committees, and of models that predict the noise of the labels, are compared with
+    those that the model expects.
 
     Example: bpjax evaluate model.bpjax test.extxyz --json errors.json
     """
@@ -29,8 +37,9 @@ class Options:
 
     json: Annotated[Path | None, tyro.conf.arg(metavar="OUT.json")] = None
     """Write the errors to this file too: energy_mae, energy_rmse (eV/atom), forces_mae, forces_rmse (eV/A), stress_mae,
-    stress_rmse (eV/A^3), counts, the same for each kind under "groups", and structures_outside, the number of structures
-    outside the range of training (null where the model does not know it)."""
+    stress_rmse (eV/A^3), counts, the same for each kind under "groups", the forces under "elements" and "force_size", the
+    largest errors under "worst", "calibration" where the model expects errors, and structures_outside, the number of
+    structures outside the range of training (null where the model does not know it)."""
 
     units: Units = None
     """Units of the files of n2p2 and RuNNer among MODEL and IN, which do not say them; required with such files alone."""
@@ -49,11 +58,10 @@ def run(options: Options) -> None:
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 
-    from bpjax.analysis.errors import error_metrics
     from bpjax.cli.outside import ranges_known, structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
-    from bpjax.io.structures import group_of, labels
+    from bpjax.io.structures import labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
@@ -64,15 +72,44 @@ def run(options: Options) -> None:
     watch = ranges_known(params)
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     predicted = evaluator.evaluate_many(frames, progress, options.structures)
-    metrics = error_metrics(
-        predicted, reference, [len(atoms) for atoms in frames], [group_of(atoms) for atoms in frames]
-    )
+    sources = [(str(options.structures), number) for number in range(len(frames))]
+    metrics = measure(frames, predicted, reference, sources)
     metrics["structures_outside"] = len(structures_outside(predicted)) if watch else None
     if options.json is not None:
         write_json(options.json, metrics)
     print_errors(str(options.structures), metrics)
+    print_details(str(options.structures), metrics)
     if watch:
         print(summary(predicted))
+
+
+def measure(
+    frames: Sequence[ase.Atoms],
+    predicted: Sequence[Quantities],
+    reference: Sequence[Quantities],
+    sources: Sequence[tuple[str, int]],
+) -> dict[str, Any]:
+    """`bpjax.analysis.errors.error_metrics` by all that is known about the structures."""
+    from bpjax.analysis.errors import error_metrics
+    from bpjax.io.structures import group_of
+
+    return error_metrics(
+        predicted,
+        reference,
+        [len(atoms) for atoms in frames],
+        [group_of(atoms) for atoms in frames],
+        [atoms.get_chemical_symbols() for atoms in frames],
+        sources,
+    )
+
+
+def print_details(title: str, metrics: dict[str, Any]) -> None:
+    """Prints errors by element and size of the force, the largest ones, and against those expected."""
+    from bpjax.analysis.report import detail_tables
+
+    for name, header, rows in detail_tables(title, metrics):
+        print()
+        print_table(name, header, rows)
 
 
 def print_errors(title: str, metrics: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bpjax.potential.evaluator import Evaluation
 
 _LABELS = ("energy", "free_energy", "energies", "forces", "stress", "stresses", "virial", "magmom", "magmoms", "dipole")
-_OURS = ("energy_spread", "forces_spread", "outside")
+_OURS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outside")
 """Results that came with a structure and are not the model's, and names that may stem from an earlier prediction."""
 
 
@@ -106,9 +106,10 @@ def labelled(atoms: ase.Atoms, result: Evaluation) -> ase.Atoms:
         if name in copy.arrays:
             del copy.arrays[name]
     keep_texts(copy)
-    if result.energy_spread is not None:
-        copy.info["energy_spread"] = result.energy_spread
-    for name in ("forces_spread", "outside"):
+    for name in ("energy_spread", "energy_noise"):
+        if getattr(result, name) is not None:
+            copy.info[name] = getattr(result, name)
+    for name in ("forces_spread", "forces_noise", "outside"):
         if getattr(result, name) is not None:
             copy.set_array(name, getattr(result, name))
     stress = None if result.stress is None else full_3x3_to_voigt_6_stress(result.stress)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bpjax.errors import BpjaxError, OutputExistsError
+from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
 
 if TYPE_CHECKING:
     from bpjax.training import Fit, TrainingOptions
     from bpjax.training.prepare import Structures
+
+SHOWN = 5
+"""How many of the structures that are not used are printed."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,19 @@ class Options:
       [data]
       train = ["train.extxyz"]
 
-    More sections: [descriptor], [network], [loss], [optimizer]; see `bpjax.training.options` or the README. The folder gets
-    model.bpjax, metrics.jsonl (validation errors while training), report.json (errors by kind of structure), plots, and a
-    checkpoint. Ctrl-C stops at once and keeps the checkpoint: go on with --resume.
+    More sections: [descriptor], [network], [loss], [optimizer], [ensemble], [noise]; see `bpjax.training.options` or the README.
+    The folder gets model.bpjax, metrics.jsonl (validation errors while training), report.json (errors by kind of structure,
+    element and size of the force, cost of the training, what is odd about the data), plots, and a checkpoint. Ctrl-C stops at
+    once and keeps the checkpoint: go on with --resume.
+
+    A model.bpjax in place of CONFIG.toml repeats the run that made it, on the same data; file names are then relative to the
+    current folder.
 
     Example: bpjax train silicon.toml -o silicon
     """
 
     config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.toml")]
-    """The options of the run."""
+    """The options of the run; or a model, to repeat the run that made it."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the results; made if it does not exist."""
@@ -46,21 +54,73 @@ def run(options: Options) -> None:
     from bpjax.progress import progress
     from bpjax.training import fit
     from bpjax.training.checkpoint import NAME
-    from bpjax.training.prepare import read_run
+    from bpjax.training.cost import Watch
 
-    settings, structures = read_run(options.config)
+    settings, structures = read_task(options.config)
     checkpoint = options.output / NAME
     if options.resume and not checkpoint.exists():
         raise BpjaxError(f"{options.output} holds no run to resume ({NAME} is missing)")
     if not options.resume:
         make_folder(options.output)
-    result = fit(structures, settings, options.output, resume=options.resume, progress=progress)
-    finish(options.output, result, structures, settings)
+    for line in remarks(structures):
+        say(line)
+    with Watch(progress) as watch:
+        result = fit(structures, settings, options.output, resume=options.resume, progress=watch, announce=say)
+    finish(options.output, result, structures, settings, watch.cost(result, structures))
     if not result.finished:
         raise KeyboardInterrupt(
-            f"at step {result.step} of {settings.optimizer.steps}; go on with bpjax train {options.config} "
-            f"-o {options.output} --resume"
+            f"at step {result.step} of {watch.total}; go on with bpjax train {options.config} -o {options.output} --resume"
         )
+
+
+def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
+    """Options and structures of a training file, or of the run that made a model.
+
+    Raises:
+      FormatError, StructureError: a file or structure that cannot be used.
+      ModelFileError: a model that does not say how it was trained.
+      ConfigError: an option that cannot be used, or a model that was trained on other data.
+    """
+    from bpjax.training.prepare import prepare, read_run
+
+    if path.suffix != ".bpjax":
+        return read_run(path)
+    from bpjax.io.model_file import read_model_file
+    from bpjax.spec import from_spec
+    from bpjax.training import TrainingOptions
+    from bpjax.training.cost import versions
+
+    made = read_model_file(path)[0]["provenance"]
+    if not isinstance(made, dict) or not {"options", "data"} <= set(made):
+        raise ModelFileError(path, "does not say how it was trained: it was not made by bpjax train")
+    settings = from_spec(TrainingOptions, made["options"], f"{path}: provenance")
+    batch_size = getattr(settings.optimizer, "batch_size", None)
+    structures = prepare(settings.data, Path(), settings.optimizer.seed, batch_size)
+    found = structures.fingerprint()
+    if found != made["data"]:
+        message = f"was trained on other data than {', '.join(settings.data.train)} now hold"
+        raise ConfigError(f"{message} (hash {made['data'][:12]}, not {found[:12]})", str(path))
+    present = versions()
+    other = [f"{name} {was}" for name, was in made.get("versions", {}).items() if present.get(name) != was]
+    if other:
+        warnings.warn(f"{path} was made with {', '.join(other)}: numbers may differ", stacklevel=2)
+    return settings, structures
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also into a file: what follows takes long."""
+    print(line, flush=True)
+
+
+def remarks(structures: Structures) -> list[str]:
+    """What there is to know about the data before anything is trained on them."""
+    lines = [] if structures.report is None else structures.report.lines()
+    dropped = structures.dropped
+    if dropped:
+        lines.append(f"not used: {len(dropped)} structures")
+        lines += [f"  {one}" for one in dropped[:SHOWN]]
+        lines += [f"  and {len(dropped) - SHOWN} more"] * (len(dropped) > SHOWN)
+    return lines
 
 
 def make_folder(folder: Path) -> None:
@@ -77,33 +137,77 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def finish(folder: Path, result: Fit, structures: Structures, settings: TrainingOptions) -> None:
-    """Writes model, report and plots of a run, and prints the errors."""
-    from bpjax.analysis.errors import error_metrics
-    from bpjax.analysis.plots import plot_learning_curve, plot_parity
-    from bpjax.cli.evaluate import print_errors
+def finish(
+    folder: Path,
+    result: Fit,
+    structures: Structures,
+    settings: TrainingOptions,
+    cost: dict[str, Any] | None = None,
+) -> None:
+    """Writes model, report and plots of a run, and prints the errors and the cost.
+
+    The model file says how to repeat the run: the options, the hash of the data and the versions.
+    """
+    from bpjax.analysis.report import cost_table
+    from bpjax.cli.common import print_table
+    from bpjax.cli.evaluate import print_details, print_errors
     from bpjax.io.atomic import write_json
+    from bpjax.potential.store import save
+    from bpjax.spec import to_spec
+    from bpjax.training.cost import versions
+
+    provenance = {
+        "options": to_spec(settings),
+        "data": structures.fingerprint(),
+        "versions": versions(),
+        "step": result.step,
+    }
+    save(folder / "model.bpjax", result.model, result.params, provenance)
+    memory = result.memory
+    report: dict[str, Any] = {
+        "finished": result.finished,
+        "steps": result.step,
+        "model": "model.bpjax",
+        **provenance,
+        "cost": cost,
+        "widths": result.widths,
+        "memory": memory and {"kind": memory.kind, "bytes": memory.total, "alternatives": memory.alternatives},
+        "sanity": None if structures.report is None else structures.report.to_dict(),
+        "dropped": [str(one) for one in structures.dropped],
+    }
+    errors = measure_splits(folder, result, structures)
+    write_json(folder / "report.json", {**report, **errors})
+    for name, metrics in errors.items():
+        print_errors(name, metrics)
+    last = list(errors)[-1]
+    print_details(last, errors[last])
+    if result.widths:
+        print("learned widths: " + ", ".join(f"{kind} {width:.4g}" for kind, width in result.widths.items()))
+    if cost is not None:
+        print_table(*cost_table(cost))
+
+
+def measure_splits(folder: Path, result: Fit, structures: Structures) -> dict[str, dict[str, Any]]:
+    """Errors of the finished model on each split that there is, with the plots of them and of the training."""
+    from bpjax.analysis.error_plots import plot_errors
+    from bpjax.analysis.plots import plot_learning_curve, plot_parity
+    from bpjax.cli.evaluate import measure
     from bpjax.io.structures import group_of, labels
     from bpjax.potential.evaluator import Evaluator
-    from bpjax.potential.store import save
     from bpjax.progress import progress
-    from bpjax.spec import to_spec
 
-    provenance = {"options": to_spec(settings), "data": structures.fingerprint(), "step": result.step}
-    save(folder / "model.bpjax", result.model, result.params, provenance)
-    report: dict[str, Any] = {"finished": result.finished, "steps": result.step, "model": "model.bpjax", **provenance}
     evaluator = Evaluator(result.model, result.params)
-    shown = {}
+    errors, compared, groups = {}, {}, []
     for name, split in (("train", structures.train), ("validation", structures.validation), ("test", structures.test)):
         if not len(split):
             continue
         predicted = evaluator.evaluate_many(split.frames, progress)
         reference = [labels(atoms) for atoms in split.frames]
         groups = [group_of(atoms) for atoms in split.frames]
-        sizes = [len(atoms) for atoms in split.frames]
-        report[name] = error_metrics(predicted, reference, sizes, groups)
-        print_errors(name, report[name])
-        shown = {"predicted": predicted, "reference": reference, "groups": groups}
-    write_json(folder / "report.json", report)
+        errors[name] = measure(split.frames, predicted, reference, split.sources)
+        compared[name] = (predicted, reference, [len(atoms) for atoms in split.frames])
     plot_learning_curve(result.history, path=folder / "learning_curve.png")
-    plot_parity(**shown, path=folder / "parity.png")  # of the last split there is: test, else validation
+    predicted, reference, _ = compared[list(compared)[-1]]  # test if there is one, else validation
+    plot_parity(predicted, reference, groups, path=folder / "parity.png")
+    plot_errors(compared, path=folder / "errors.png")
+    return errors

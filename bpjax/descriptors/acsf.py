@@ -4,11 +4,11 @@ The formulas are in `bpjax.descriptors.acsf_kernels`; G1 to G3 are radial, G4 (n
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +23,16 @@ from bpjax.descriptors.acsf_kernels import (
     g5_moments,
     g5_pairs,
     radial_weights,
+)
+from bpjax.descriptors.acsf_learned import (
+    LEARNABLE,
+    Parts,
+    check_shapes,
+    learned_names,
+    parts_of,
+    start_of,
+    values,
+    with_values,
 )
 from bpjax.descriptors.acsf_parts import Block, blocks, grid, pick
 from bpjax.descriptors.cutoffs import Cutoff
@@ -91,6 +101,9 @@ class ACSF:
       g5: parameters of the wide angular functions.
       weights: None for one channel per element (pair of elements), or one weight per element for a single channel.
       wide: how G5 is evaluated: "moments", "pairs" (the double sum), or "auto", the cheaper one for each zeta.
+      learn: parameters that training changes, as arrays of the potential that start from these options: True for all, or some of
+        "eta", "r_s" (of G2, G4 and G5) and "kappa". Functions of a kind that share eta and r_s go on sharing them; see
+        `bpjax.descriptors.acsf_learned`. Labels keep the values of the start.
 
     Raises:
       ValueError: an option out of range, with its name and what is allowed.
@@ -107,6 +120,7 @@ class ACSF:
     g5: tuple[Angular, ...] = ()
     weights: tuple[float, ...] | None = None
     wide: str = "auto"
+    learn: bool | tuple[str, ...] = False
 
     def __post_init__(self):
         if not self.elements or len(set(self.elements)) != len(self.elements):
@@ -127,6 +141,7 @@ class ACSF:
         if self.size == 0:
             raise ValueError("ACSF: no function; give at least one of g1, g2, g3, g4, g5")
         self.cutoff_function  # noqa: B018  checks radius, kind and inner radius
+        self._learned  # noqa: B018  checks what is to be learned
 
     @cached_property
     def cutoff_function(self) -> Cutoff:
@@ -174,8 +189,42 @@ class ACSF:
         channels = {kind: len(self.pairs) if kind in ("g4", "g5") else self.channels for kind in counts}
         return tuple((kind, f, c) for kind, n in counts.items() for f in range(n) for c in range(channels[kind]))
 
+    @cached_property
+    def _parts(self) -> dict[str, Parts]:
+        return {kind: parts_of(kind, getattr(self, kind)) for kind in LEARNABLE}
+
+    @cached_property
+    def _learned(self) -> dict[str, tuple[str, ...]]:
+        return learned_names(self.learn, tuple(kind for kind in LEARNABLE if getattr(self, kind)))
+
+    def parameters(self, dtype) -> dict:
+        """What training changes, see `bpjax.descriptors.base.parameters_of`: with `learn`, values of the distinct radial parts.
+
+        Such as `{"g2": {"root_eta": (Q,), "r_s": (Q,)}, "g3": {"kappa": (Q,)}, "g5": ...}`, where eta is the square of its root.
+        """
+        return start_of(self._parts, self._learned, dtype)
+
+    def with_parameters(self, params: Mapping[str, Mapping[str, Any]]) -> "ACSF":
+        """These functions with learned values as their options, fixed: an ordinary set that needs no parameters.
+
+        Args:
+          params: arrays as of `parameters`.
+
+        Raises:
+          ValueError: arrays that do not fit; values out of range; functions that have become the same.
+        """
+        check_shapes(params, self._parts, self._learned)
+        lists = {k: with_values(getattr(self, k), k, p, params.get(k, {})) for k, p in self._parts.items()}
+        return replace(self, learn=False, **lists)
+
     def smallest_with(self, indices: tuple[int, ...]) -> tuple["ACSF", tuple[int, ...]]:
-        """The smallest set of functions that has these features, and where in it each of them is."""
+        """The smallest set of functions that has these features, and where in it each of them is.
+
+        Raises:
+          ValueError: parameters are learned.
+        """
+        if self._learned:
+            raise ValueError("ACSF learn: functions that are learned cannot be reduced; train them first")
         layout = [self._layout[n] for n in indices]
         kept = {kind: sorted({f for k, f, _ in layout if k == kind}) for kind in ("g1", "g2", "g3", "g4", "g5")}
         lists = {kind: tuple(getattr(self, kind)[f] for f in kept[kind]) for kind in ("g2", "g3", "g4", "g5")}
@@ -194,9 +243,13 @@ class ACSF:
         species_j: Int[Array, " K"],
         mask: Bool[Array, " K"],
         species_i: Int[Array, ""] | int | None = None,
+        params: dict | None = None,
     ) -> Float[Array, " D"]:
-        """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`."""
-        return self.chosen(tuple(range(self.size)), R_ij, species_j, mask)
+        """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`.
+
+        `params` are learned values as of `parameters`; without them those of the options hold.
+        """
+        return self.chosen(tuple(range(self.size)), R_ij, species_j, mask, params=params)
 
     def chosen(
         self,
@@ -205,13 +258,16 @@ class ACSF:
         species_j: Int[Array, " K"],
         mask: Bool[Array, " K"],
         species_i: Int[Array, ""] | int | None = None,
+        params: dict | None = None,
     ) -> Float[Array, " F"]:
         """Only the features of these indices, each index once; see `bpjax.descriptors.reduced.Chosen`."""
+        if params is not None:
+            check_shapes(params, self._parts, self._learned)
         R_ij = sanitised(R_ij, mask)
         r_ij = norm(R_ij)
         f_c = jnp.where(mask, self.cutoff_function(r_ij), 0)
         table = np.eye(len(self.elements)) if self.weights is None else np.array(self.weights)[:, None]
-        env = _Environment(R_ij, r_ij, f_c, jnp.asarray(table, R_ij.dtype)[species_j], mask)
+        env = _Environment(R_ij, r_ij, f_c, jnp.asarray(table, R_ij.dtype)[species_j], mask, params or {})
         kernels = {"g1": self._radial, "g2": self._radial, "g3": self._radial, "g4": self._narrow, "g5": self._wide}
         parts, order = [], []
         for kind, kernel in kernels.items():
@@ -224,15 +280,19 @@ class ACSF:
     def _radial(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         functions, channels = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
         c = env.c if len(channels) == self.channels else env.c[:, np.array(channels, np.int32)]
-        dtype, listed = c.dtype, [getattr(self, kind)[f] for f in functions] if kind != "g1" else []
+        numbers = np.array(functions)  # no two functions of these kinds have the same radial part
         if kind == "g1":
-            values = g1(env.f_c, c)
+            G = g1(env.f_c, c)
         elif kind == "g2":
-            eta, r_s = (jnp.asarray([getattr(p, name) for p in listed], dtype) for name in ("eta", "r_s"))
-            values = g2(env.r_ij, env.f_c, c, eta, r_s)
+            G = g2(env.r_ij, env.f_c, c, *self._values(kind, numbers, env))
         else:
-            values = g3(env.r_ij, env.f_c, c, jnp.asarray(listed, dtype))
-        return pick(values, np.array([functions.index(f) * len(channels) + channels.index(s) for f, s in wanted]))
+            G = g3(env.r_ij, env.f_c, c, *self._values(kind, numbers, env))
+        return pick(G, np.array([functions.index(f) * len(channels) + channels.index(s) for f, s in wanted]))
+
+    def _values(self, kind: str, numbers: np.ndarray, env: "_Environment") -> list[Float[Array, " Q"]]:
+        """Parameters of some radial parts: eta and r_s, or kappa."""
+        learned, dtype = env.learned.get(kind, {}), env.r_ij.dtype
+        return [values(self._parts[kind], name, numbers, learned, dtype) for name in LEARNABLE[kind]]
 
     def _narrow(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         distinct = _distinct(env.mask)
@@ -242,12 +302,12 @@ class ACSF:
         cos_jk = _cosines(env.R_ij, env.r_ij)
 
         def evaluate(block: Block):
-            eta, r_s = jnp.asarray(block.eta, r_jk.dtype), jnp.asarray(block.r_s, r_jk.dtype)
+            eta, r_s = self._values(kind, block.parts, env)
             w_jk = jnp.exp(-eta[:, None, None] * (r_jk[None] - r_s[:, None, None]) ** 2) * f_jk[None]
             w = radial_weights(env.r_ij, env.f_c, eta, r_s)
             return g4(w, w_jk, angular_powers(cos_jk, block.shapes), *self._of_pairs(block.pairs, env.c))
 
-        return _in_blocks(self.g4, wanted, evaluate)
+        return _in_blocks(self._parts[kind].numbers, _shapes(self.g4), wanted, evaluate)
 
     def _of_pairs(self, numbers: tuple[int, ...], c: Float[Array, "K C"]):
         """Weights in the channels that some pairs need, and these pairs by the numbers of the channels that are left."""
@@ -273,47 +333,49 @@ class ACSF:
     def _through_harmonics(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         """Moments cost as much as their radial parts and channels; the shapes that are made of them are almost free."""
         functions, numbers = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
-        parts = grid(*_parts([self.g5[f] for f in functions]))
-        eta, r_s = jnp.asarray(parts.eta, env.r_ij.dtype), jnp.asarray(parts.r_s, env.r_ij.dtype)
-        w = radial_weights(env.r_ij, env.f_c, eta, r_s)
+        radial, shapes = self._parts["g5"].numbers, _shapes(self.g5)
+        parts = grid([radial[f] for f in functions], [shapes[f] for f in functions])
+        w = radial_weights(env.r_ij, env.f_c, *self._values("g5", parts.parts, env))
         c, pairs = self._of_pairs(tuple(numbers), env.c)
-        values = g5_moments(env.R_ij / env.r_ij[:, None], w, c, parts.shapes, pairs)
+        G = g5_moments(env.R_ij / env.r_ij[:, None], w, c, parts.shapes, pairs)
         f, t = np.array([(functions.index(f), numbers.index(t)) for f, t in wanted]).T
-        return pick(values, np.ravel_multi_index((parts.q[f], parts.a[f], t), values.shape))
+        return pick(G, np.ravel_multi_index((parts.q[f], parts.a[f], t), G.shape))
 
     def _wide_pairs(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         distinct, cos_jk = _distinct(env.mask), _cosines(env.R_ij, env.r_ij)
 
         def evaluate(block: Block):
-            eta, r_s = jnp.asarray(block.eta, cos_jk.dtype), jnp.asarray(block.r_s, cos_jk.dtype)
+            w = radial_weights(env.r_ij, env.f_c, *self._values("g5", block.parts, env))
             power = jnp.where(distinct[None], angular_powers(cos_jk, block.shapes), 0)
-            return g5_pairs(radial_weights(env.r_ij, env.f_c, eta, r_s), power, *self._of_pairs(block.pairs, env.c))
+            return g5_pairs(w, power, *self._of_pairs(block.pairs, env.c))
 
-        return _in_blocks(self.g5, wanted, evaluate)
+        return _in_blocks(self._parts["g5"].numbers, _shapes(self.g5), wanted, evaluate)
 
 
 class _Environment(NamedTuple):
-    """One environment, sanitised, with what every function needs of it: cutoff values and weights in the channels."""
+    """One environment, sanitised, with what every function needs: cutoff values, weights in the channels, learned parameters."""
 
     R_ij: Float[Array, "K 3"]
     r_ij: Float[Array, " K"]
     f_c: Float[Array, " K"]
     c: Float[Array, "K C"]
     mask: Bool[Array, " K"]
+    learned: dict
 
 
 def _in_blocks(
-    functions: tuple[Angular, ...],
+    radial: tuple[int, ...],
+    shapes: list[tuple[float, float]],
     wanted: list[tuple[int, int]],
     evaluate: Callable[[Block], Float[Array, "Q A T"]],
 ) -> Float[Array, " F"]:
     """Wanted (function, pair of channels), block by block."""
-    found, where = blocks(*_parts(functions), wanted)
+    found, where = blocks(radial, shapes, wanted)
     return pick(jnp.concatenate([evaluate(block).reshape(-1) for block in found]), where)
 
 
-def _parts(functions: Sequence[Angular]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    return [(p.eta, p.r_s) for p in functions], [(p.zeta, p.lam) for p in functions]
+def _shapes(functions: tuple[Angular, ...]) -> list[tuple[float, float]]:
+    return [(p.zeta, p.lam) for p in functions]
 
 
 def _has_moments(p: Angular) -> bool:

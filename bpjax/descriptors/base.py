@@ -61,7 +61,8 @@ class Descriptor(Protocol):
 def parameters_of(descriptor: Descriptor, dtype) -> dict:
     """Arrays of a descriptor that training changes, at their start; empty for most.
 
-    A descriptor that has some offers `parameters(dtype)`, a dict of arrays, and takes such a dict as a further argument `params`.
+    A descriptor that has some offers `parameters(dtype)`, a dict of arrays (or of such dicts), and takes such a dict as a further
+    argument `params`.
     """
     return descriptor.parameters(dtype) if hasattr(descriptor, "parameters") else {}  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -76,6 +76,7 @@ class DefaultACSF:
       centred: eta, in 1/A^2, of the Gaussians centred at the atom.
       cutoff_kind: formula of the cutoff function.
       weighted: one channel weighted by atomic number instead of one per element (pair).
+      learn: parameters that training changes, see `ACSF`.
 
     Raises:
       ValueError: an option out of range.
@@ -92,6 +93,7 @@ class DefaultACSF:
     centred: tuple[float, ...] = (0.03, 0.1, 0.25, 0.6)
     cutoff_kind: str = "poly2"
     weighted: bool = False
+    learn: bool | tuple[str, ...] = False
 
     def __post_init__(self):
         if self.radial < 1 or self.angular < 0:
@@ -125,6 +127,7 @@ class DefaultACSF:
                 for lam in (1.0, -1.0)
             ),
             weights=tuple(float(z) for z in atomic_numbers(elements)) if self.weighted else None,
+            learn=self.learn,
         )
 
     def _shells(self, count: int, smallest: float) -> list[tuple[float, float]]:

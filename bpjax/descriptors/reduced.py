@@ -79,7 +79,7 @@ class Chosen(_Wrapper):
       indices: numbers of the features, from 0, each once.
 
     Raises:
-      ValueError: no index, one out of range or twice; a descriptor that is learned (`SOAP.learn_weights`).
+      ValueError: no index, one out of range or twice; a descriptor that is learned (`SOAP.learn_weights`, `ACSF.learn`).
     """
 
     descriptor: Descriptor
@@ -159,7 +159,7 @@ class Projected(_Wrapper):
 
     Raises:
       ValueError: numbers that do not fit the descriptor, are not finite or too many (`LARGEST_PROJECTION`); a descriptor that
-        is learned (`SOAP.learn_weights`).
+        is learned (`SOAP.learn_weights`, `ACSF.learn`).
     """
 
     descriptor: Descriptor

@@ -139,7 +139,7 @@ def prediction_fn(
     def predict(R: Float[Array, "N 3"], neighbor: Any, box: Any = None, **unused: Any) -> Prediction:
         _check_arguments(unused)
         env, idx = _environment(vectors, R, neighbor, species, box, None)
-        E_i, g, outside = local_energies(model, params, env, species, watch=watch)
+        E_i, g, outside, _ = local_energies(model, params, env, species, watch=watch)
         forces = forces_from_pairs(g, idx, env.mask)
         return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, env.mask), outside)
 

@@ -79,7 +79,7 @@ def read_runner(path: _Path, units: str | None, index: str | int | slice = ":") 
 
     Args:
       path: the file, compressed or not.
-      units: ``hartree-bohr`` or ``ev-angstrom``; the file does not say.
+      units: a name in `bpjax.units.SYSTEMS`; the file does not say.
       index: which frames, as in ASE; the whole file is checked anyway.
 
     Returns: structures in eV and A. Energy and forces are results of the calculator, charges of the atoms (unless all
@@ -286,7 +286,7 @@ def write_runner(path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms, units: st
     Args:
       path: the file.
       frames: the structures, in eV and A.
-      units: ``hartree-bohr`` or ``ev-angstrom``, those of the file.
+      units: a name in `bpjax.units.SYSTEMS`, those of the file.
 
     Returns: one remark for each quantity that the format cannot hold or that had to be made up.
 

@@ -21,7 +21,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
+from bpjax.io.database import DATABASES, read_database
 from bpjax.io.extxyz import check_extxyz, format_frame
+from bpjax.io.npz import is_npz, read_npz
 from bpjax.units import unit_system
 
 # Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
@@ -32,6 +34,7 @@ LARGEST = 1e4
 
 _Path = str | os.PathLike[str]
 _RUNNER = "runnerdata"  # ASE's name; its own reader, which takes all such files to be in hartree and bohr, is not used
+_NPZ = "npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +56,13 @@ class Labels:
 
 
 def read_structures(path: _Path, index: str | int | slice = ":", units: str | None = None) -> list[ase.Atoms]:
-    """Reads structures from any file that ASE reads, or a data file of RuNNer or n2p2, and checks each of them.
+    """Reads structures from any file that ASE reads, a data file of RuNNer or n2p2, or npz, and checks each of them.
 
     Args:
       path: the file.
       index: which frames, as in ASE: ``":"`` all, ``"-1"`` the last, ``"::10"`` every tenth.
-      units: ``hartree-bohr`` or ``ev-angstrom``, the units of a RuNNer or n2p2 data file, which does not say. Not used for
-        other formats, whose units are known: on the command line it may concern another file.
+      units: one of `bpjax.units.SYSTEMS`, the units of a RuNNer or n2p2 data file, which does not say, or of npz that does
+        not. Not used for files whose units are known: on the command line it may concern another file.
 
     Raises:
       FormatError: the file is missing, empty, truncated or in no known format.
@@ -72,7 +75,12 @@ def read_structures(path: _Path, index: str | int | slice = ":", units: str | No
     selection = frame_selection(index)
     if units is not None:
         unit_system(units, os.fspath(path))
-    frames = read_runner(path, units, index) if file_format == _RUNNER else _read_by_ase(path, file_format, selection)
+    if file_format == _RUNNER:
+        frames = read_runner(path, units, index)
+    elif file_format == _NPZ:
+        frames = _chosen(read_npz(path, units), selection)
+    else:
+        frames = _read_by_ase(path, file_format, selection)
     if not frames:
         raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
     for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
@@ -83,12 +91,14 @@ def read_structures(path: _Path, index: str | int | slice = ":", units: str | No
 def _read_by_ase(path: _Path, file_format: str, selection: int | slice) -> list[ase.Atoms]:
     frames: list[ase.Atoms] = []
     try:
+        if file_format in DATABASES:
+            return _chosen(read_database(path, file_format), selection)
         # A format is given, so an "@" in the name is not taken for a selection of frames.
         for atoms in iread(
             os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True
         ):
             frames.append(atoms)
-    except MemoryError:
+    except (MemoryError, FormatError):
         raise
     except Exception as error:  # ASE's sixty readers raise whatever comes up: this is the one place that catches all
         if file_format == "extxyz":
@@ -99,8 +109,14 @@ def _read_by_ase(path: _Path, file_format: str, selection: int | slice) -> list[
     return frames
 
 
+def _chosen(frames: list[ase.Atoms], selection: int | slice) -> list[ase.Atoms]:
+    if isinstance(selection, slice):
+        return frames[selection]
+    return [frames[selection]] if -len(frames) <= selection < len(frames) else []
+
+
 def _format(path: _Path) -> str:
-    """ASE's name of the format, or ``_RUNNER``, after the checks that need no parsing."""
+    """ASE's name of the format, ``_RUNNER`` or ``_NPZ``, after the checks that need no parsing."""
     from bpjax.io.runner import is_runner
 
     if not Path(path).exists():
@@ -111,6 +127,8 @@ def _format(path: _Path) -> str:
     try:
         if Path(path).stat().st_size == 0:
             raise FormatError(path, "is empty")
+        if is_npz(path):
+            return _NPZ
         if is_runner(path):
             return _RUNNER
         file_format = filetype(os.fspath(path))

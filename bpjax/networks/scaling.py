@@ -43,7 +43,7 @@ def fit_scaling(features: np.ndarray, species: np.ndarray, elements: tuple[str, 
     return scaling
 
 
-def scaled(scaling: dict, G: Float[Array, " D"]) -> Float[Array, " D"]:
+def scaled(scaling: dict, G: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     """Features of an atom scaled for the network of its element; `scaling` is the entry of this element."""
     return (G - scaling["mean"]) * scaling["scale"]
 

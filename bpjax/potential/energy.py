@@ -21,13 +21,15 @@ from bpjax.descriptors.base import of_species, parameters_of
 from bpjax.geometry import environments, real_atoms
 from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networks, options_of
 from bpjax.networks.kernel import SparseGP
+from bpjax.networks.noise import NoiseModel, init_noise, log_widths
 from bpjax.networks.scaling import init_scaling, outside, scaled
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
 Params = dict
 """Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`,
-and `"descriptor"` where it learns something; in a committee each has a leading axis of members."""
+`"descriptor"` where it learns something, `"noise"` where widths of errors are predicted, and in sweeps `"choices"`, a
+`bpjax.networks.NetworkChoices`; in a committee each has a leading axis of members."""
 
 BLOCK = 64
 """Atoms per block, at most. With few functions the intermediates of 16 to 128 atoms fit the caches of current CPUs."""
@@ -47,6 +49,7 @@ class Potential:
       offsets: energy per atom of each element, in eV, that is added on the host in float64 (see `total_energy`); empty for none.
       isolated: energies of the isolated atoms in eV, for reference; empty if not known.
       members: how many networks a committee has for each element; its energy is their mean. None for a single one.
+      noise: networks that predict the widths of the errors of the labels, or None.
     """
 
     descriptor: Descriptor
@@ -54,6 +57,7 @@ class Potential:
     offsets: tuple[float, ...] = ()
     isolated: tuple[float, ...] = ()
     members: int | None = None
+    noise: NoiseModel | None = None
 
     def __post_init__(self):
         if self.members is not None and self.members < 1:
@@ -101,7 +105,21 @@ def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:
         "energy_scale": jnp.ones((), dtype),
     }
     learned = parameters_of(model.descriptor, dtype)
-    return {**params, "descriptor": learned} if learned else params
+    if learned:
+        params["descriptor"] = learned
+    if model.noise is not None:
+        key = jax.random.fold_in(key, 1)
+        params["noise"] = init_noise(model.noise, model.elements, model.descriptor.size, key, dtype)
+    return params
+
+
+def with_fixed_descriptor(model: Potential, params: Params) -> tuple[Potential, Params]:
+    """The same potential with what its descriptor has learned as options of the descriptor, where it can hold them (ACSF)."""
+    fixed = getattr(model.descriptor, "with_parameters", None)
+    if fixed is None or "descriptor" not in params:
+        return model, params
+    rest = {name: value for name, value in params.items() if name != "descriptor"}
+    return replace(model, descriptor=fixed(params["descriptor"])), rest
 
 
 def environment_features(
@@ -126,9 +144,24 @@ def energy_from_features(
 
     def network(s):
         x = scaled(params["scaling"][model.elements[s]], G)
-        return apply_network(options_of(model.network, s), params["networks"][model.elements[s]], x)
+        own = params["networks"][model.elements[s]]
+        return apply_network(options_of(model.network, s), own, x, params.get("choices"))
 
     return params["energy_scale"] * of_species(model.elements, network, species)
+
+
+def noise_from_features(
+    model: Potential, params: Params, G: Float[Array, " D"], species: Int[Array, ""] | int
+) -> Float[Array, " 2"]:
+    """Logarithms of the widths of an atom's energy and force relative to those of `Potential.noise`; see `NoiseModel`."""
+    assert model.noise is not None
+    options, elements = model.noise, model.elements
+    params = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), {name: params[name] for name in ("noise", "scaling")})
+
+    def network(s):
+        return log_widths(options, params["noise"][elements[s]], scaled(params["scaling"][elements[s]], G))
+
+    return of_species(elements, network, species)
 
 
 def features_outside(
@@ -145,12 +178,14 @@ def features_outside(
 class LocalEnergies(NamedTuple):
     r"""Atomic energies in eV and pair gradients :math:`\partial E_i / \partial R_{ij}` in eV/A.
 
-    `outside`, if asked for, is how many features of each atom lie outside the range of training.
+    `outside`, if asked for, is how many features of each atom lie outside the range of training; `noise` is what
+    `noise_from_features` gives, for a model that predicts it.
     """
 
     energies: Float[Array, " N"]
     pair_gradients: Float[Array, "N K 3"]
     outside: Int[Array, " N"] | None = None
+    noise: Float[Array, "N 2"] | None = None
 
 
 def local_energies(
@@ -178,11 +213,12 @@ def block_size(descriptor: Descriptor, slots: int) -> int:
 def _value_and_gradient(model, params, watch, species_i, env):
     def energy(R_ij):
         G = environment_features(model.descriptor, params, env._replace(R_ij=R_ij), species_i)
-        flags = features_outside(model, params, G, species_i) if watch else None
-        return energy_from_features(model, params, G, species_i), flags
+        outside = jnp.sum(features_outside(model, params, G, species_i), dtype=jnp.int32) if watch else None
+        noise = noise_from_features(model, params, G, species_i) if model.noise and model.members is None else None
+        return energy_from_features(model, params, G, species_i), (outside, noise)
 
-    (E_i, flags), g = jax.value_and_grad(energy, has_aux=True)(env.R_ij)
-    return LocalEnergies(E_i, g, None if flags is None else jnp.sum(flags, dtype=jnp.int32))
+    (E_i, rest), g = jax.value_and_grad(energy, has_aux=True)(env.R_ij)
+    return LocalEnergies(E_i, g, *rest)
 
 
 def in_blocks(function, species: Int[Array, " N"], arrays, block: int, elements: int):

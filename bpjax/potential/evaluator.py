@@ -54,6 +54,9 @@ class Evaluation:
       energy_spread: standard deviation of the total energy over the members (divided by their number, not by one less), in eV;
         None for a single network.
       forces_spread: (N, 3) the same for each component of the forces, in eV/A.
+      energy_noise: standard deviation of the noise of the total energy that the model expects of its labels, in eV; None for a
+        model without `Potential.noise`.
+      forces_noise: (N,) the same for each component of the force on an atom, in eV/A.
     """
 
     energy: float
@@ -63,6 +66,8 @@ class Evaluation:
     outside: np.ndarray | None = None
     energy_spread: float | None = None
     forces_spread: np.ndarray | None = None
+    energy_noise: float | None = None
+    forces_noise: np.ndarray | None = None
 
 
 class Evaluator:
@@ -264,7 +269,7 @@ def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, plac
     """Strips the padding, adds the offsets in float64, refuses what is not finite; mean and spread of a committee."""
     if model.members is None:
         prediction = jax.tree.map(lambda leaf: leaf[None], prediction)
-    _, E_i, forces, virial, outside = prediction
+    _, E_i, forces, virial, outside, noise = prediction
     E_i = E_i[:, : len(atoms)] + model.offset_energies(species_of(atoms.numbers, model.elements))
     forces = forces[:, : len(atoms)]
     for field, value in (("energy", E_i), ("forces", forces), ("stress", virial)):
@@ -279,4 +284,15 @@ def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, plac
         spread = float(E_i.sum(axis=1).std()), forces.std(axis=0)
     mean = E_i.mean(axis=0)
     outside = None if outside is None else outside[0, : len(atoms)].astype(np.int64)
-    return Evaluation(float(mean.sum()), mean, forces.mean(axis=0), stress, outside, *spread)
+    if noise is not None:
+        noise = _noise(model, noise[:, : len(atoms)])
+    return Evaluation(float(mean.sum()), mean, forces.mean(axis=0), stress, outside, *spread, *(noise or (None, None)))
+
+
+def _noise(model: Potential, noise: np.ndarray) -> tuple[float, np.ndarray]:
+    """Widths of energy and forces, (members, N, 2) -> () and (N,); the squares of members are averaged."""
+    assert model.noise is not None
+    atoms = np.float64(noise.shape[1])
+    energy = model.noise.of_mean(np.mean(np.exp(2 * noise[..., 0])), atoms)
+    forces = np.sqrt(np.mean(model.noise.of_forces(noise) ** 2, axis=0))
+    return float(energy), np.asarray(forces, np.float64)

@@ -26,12 +26,12 @@ def predict(
     """
     env = environments(system, neighbors)
     real = real_atoms(system)
-    E_i, g, outside = local_energies(model, params, env, jnp.asarray(system.species), watch=watch)
+    E_i, g, outside, noise = local_energies(model, params, env, jnp.asarray(system.species), watch=watch)
     E_i = jnp.where(real, E_i, 0)
     mask = env.mask & real[:, None]
     forces = forces_from_pairs(g, jnp.asarray(neighbors.idx), mask)
     outside = None if outside is None else jnp.where(real, outside, 0)
-    return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, mask), outside)
+    return Prediction(jnp.sum(E_i), E_i, forces, virial_from_pairs(g, env.R_ij, mask), outside, noise)
 
 
 def predict_members(

@@ -6,57 +6,30 @@ run that is resumed from a checkpoint therefore goes on to the same numbers as o
 
 import json
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float
 
-from bpjax.descriptors.base import parameters_of
-from bpjax.descriptors.choose import DescriptorSet
-from bpjax.elements import fit_offsets
 from bpjax.errors import ConfigError, DivergedError
 from bpjax.io.atomic import write_error, write_text
-from bpjax.networks.scaling import fit_scaling
-from bpjax.potential.energy import Params, Potential, init
+from bpjax.potential.energy import Params, Potential, with_fixed_descriptor
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import to_spec
 from bpjax.training import checkpoint
-from bpjax.training.dataset import BatchPlan, Dataset, build_dataset, targets
-from bpjax.training.inputs import Environments, Stored, as_environments, evaluate_batch, store, stored_bytes
-from bpjax.training.losses import Errors, LikelihoodLoss, error_sums, likelihood_loss
-from bpjax.training.options import OptimizerOptions, TrainingOptions
+from bpjax.training.ensemble import committee
+from bpjax.training.hyper import Hyper
+from bpjax.training.kalman_options import KalmanFilter
+from bpjax.training.kalman_updater import KalmanUpdater
+from bpjax.training.memory import MemoryPlan
+from bpjax.training.optimizers import LBFGS, OptimizerOptions
+from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures
-
-
-class State(NamedTuple):
-    """All that changes in training. `average` is the moving average of the parameters, `best` the one validated best."""
-
-    step: Any
-    trained: Any
-    optimizer: Any
-    average: Any
-    best: Any
-    best_loss: Float[Array, ""]
-    stale: Any
-    loss_sum: Float[Array, ""]
-
-
-class Problem(NamedTuple):
-    """All that does not change: model, arrays, data and their inputs."""
-
-    model: Potential
-    params: Params
-    offsets: np.ndarray
-    train: Dataset
-    validation: Dataset
-    inputs: Stored | Environments
-    validation_inputs: Stored | Environments
+from bpjax.training.problem import Problem, pose, validate
+from bpjax.training.updaters import Descent, QuasiNewton, State, Updater, start
 
 
 @dataclass(frozen=True)
@@ -69,6 +42,8 @@ class Fit:
       step: updates made.
       finished: False if the run was interrupted and can be resumed.
       history: the lines of `metrics.jsonl`.
+      widths: widths of the errors, where they were learned.
+      memory: what it was planned to take of memory.
     """
 
     model: Potential
@@ -76,147 +51,8 @@ class Fit:
     step: int
     finished: bool
     history: tuple[dict, ...]
-
-
-def pose(structures: Structures, options: TrainingOptions, progress: ProgressFn = silent) -> Problem:
-    """Builds the model and brings the data into the form that it is trained on.
-
-    Args:
-      structures: training and validation structures.
-      options: of the run.
-      progress: display for the evaluation of the descriptors.
-    """
-    elements = structures.elements
-    descriptor = options.descriptor
-    if isinstance(descriptor, DescriptorSet):
-        descriptor = descriptor.build(elements)
-    if set(descriptor.elements) != set(elements):
-        raise ConfigError(
-            f"{', '.join(descriptor.elements)}, but the data has {', '.join(elements)}", field="descriptor.elements"
-        )
-    elements = descriptor.elements
-    train, validation = (
-        build_dataset(s.frames, elements, descriptor.cutoff, weights=options.data.weights, sources=s.sources)
-        for s in (structures.train, structures.validation)
-    )
-    if train.sizes.max() > 1 and not train.mask.any():
-        message = f"a cutoff of {descriptor.cutoff:g} A is below the first neighbours: no atom of the training structures has any"
-        raise ConfigError(message, field="descriptor")
-    isolated = np.array([structures.isolated[e] for e in elements]) if structures.isolated else None
-    known = np.isfinite(train.energy)
-    offsets = np.zeros(len(elements))
-    if known.any():
-        offsets = fit_offsets(train.counts[known], train.energy[known], isolated)
-    model = Potential(
-        descriptor,
-        options.network,
-        offsets=tuple(offsets.tolist()),
-        isolated=() if isolated is None else tuple(isolated.tolist()),
-    )
-    needed = stored_bytes(train, descriptor.size) + stored_bytes(validation, descriptor.size)
-    choice, learns = options.optimizer.inputs, bool(parameters_of(descriptor, jnp.float32))
-    if learns and choice == "stored":
-        raise ConfigError("'stored' features cannot be learned; take environments or auto", field="optimizer.inputs")
-    keep = choice == "stored" or (choice == "auto" and not learns and needed <= options.optimizer.memory_gb * 1e9)
-    with progress(len(train.species) + len(validation.species), f"descriptors ({needed / 1e6:.0f} MB)") as bar:
-        inputs = _inputs(keep, descriptor, train, bar)
-        validation_inputs = _inputs(keep, descriptor, validation, bar)
-    params = init(model, jax.random.key(options.optimizer.seed))
-    features = inputs.G if isinstance(inputs, Stored) else store(descriptor, _sample(train)).G
-    species = train.species if isinstance(inputs, Stored) else _sample(train).species
-    params["scaling"] = fit_scaling(np.asarray(features), np.asarray(species), elements)
-    params["energy_scale"] = jnp.float32(_energy_scale(train, offsets))
-    on_device = jax.tree.map(jnp.asarray, (inputs, validation_inputs))
-    return Problem(model, params, offsets, train, validation, *on_device)
-
-
-def _inputs(keep: bool, descriptor, dataset: Dataset, bar) -> Stored | Environments:
-    return store(descriptor, dataset, bar.update) if keep else as_environments(dataset)
-
-
-def _sample(dataset: Dataset, atoms: int = 4000) -> Dataset:
-    """Some of the atoms of a data set that is too large to keep all features of, for the scaling."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.species))[:atoms])
-    per_atom = ("species", "R_ij", "species_j", "neighbor", "mask")
-    first = np.arange(len(chosen) + 1)
-    return replace(dataset, first=first, **{name: getattr(dataset, name)[chosen] for name in per_atom})
-
-
-def _energy_scale(train: Dataset, offsets: np.ndarray) -> float:
-    """Size of what the networks have to say: spread of the energy per atom, or a tenth of the forces where there is none."""
-    with np.errstate(invalid="ignore"):
-        spread = (
-            np.nanstd((train.energy - train.counts @ offsets) / train.sizes) if np.isfinite(train.energy).any() else 0
-        )
-        typical = np.sqrt(np.nanmean(train.forces**2)) if np.isfinite(train.forces).any() else 0
-    return float(max(spread, 0.1 * typical, 1e-3))
-
-
-def trainable(params: Params) -> dict:
-    """What training changes: the networks, and what the descriptor learns, if it does."""
-    return {name: params[name] for name in ("networks", "descriptor") if name in params}
-
-
-def make_optimizer(options: OptimizerOptions) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW behind gradient clipping, and its learning-rate schedule."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=options.learning_rate / max(1, options.warmup),
-        peak_value=options.learning_rate,
-        warmup_steps=min(options.warmup, options.steps - 1),
-        decay_steps=max(2, options.steps),
-        end_value=options.learning_rate * options.final_learning_rate,
-    )
-    adam = optax.adamw(schedule, weight_decay=options.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(options.clip), adam), schedule
-
-
-@partial(jax.jit, static_argnames=("model", "loss", "options"))
-def _update(model, loss: LikelihoodLoss, options: OptimizerOptions, params, state: State, inputs, rows, layout, wanted):
-    optimizer, _ = make_optimizer(options)
-    chosen = jax.tree.map(lambda a: a[rows], inputs)
-
-    def objective(values):
-        outputs = evaluate_batch(model, {**params, **values}, chosen, layout)
-        return likelihood_loss(loss, outputs, wanted, layout)
-
-    value, gradient = jax.value_and_grad(objective)(state.trained)
-    change, optimizer_state = optimizer.update(gradient, state.optimizer, state.trained)
-    values = optax.apply_updates(state.trained, change)
-    step = state.step + 1
-    # Early in the run the average follows closely: its memory is a tenth of the steps made.
-    decay = jnp.minimum(options.average, step / (10.0 + step))
-    average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, state.average, values)
-    return state._replace(
-        step=step, trained=values, optimizer=optimizer_state, average=average, loss_sum=state.loss_sum + value
-    )
-
-
-@partial(jax.jit, static_argnames=("model", "loss"))
-def _measure(model, loss, params, trained, inputs, rows, layout, wanted) -> Errors:
-    chosen = jax.tree.map(lambda a: a[rows], inputs)
-    outputs = evaluate_batch(model, {**params, **trained}, chosen, layout)
-    return error_sums(loss, outputs, wanted, layout)
-
-
-def validate(problem: Problem, loss: LikelihoodLoss, trained, batch_size: int) -> dict[str, float]:
-    """Loss and errors on the validation structures; energies per atom, in eV, A."""
-    data, plan = problem.validation, BatchPlan.of(problem.validation.sizes, batch_size)
-    total = None
-    for chosen in plan.in_order():
-        rows, layout = plan.layout(data, chosen)
-        wanted = targets(data, problem.offsets, chosen, rows, layout)
-        part = jax.device_get(
-            _measure(problem.model, loss, problem.params, trained, problem.validation_inputs, rows, layout, wanted)
-        )
-        part = jax.tree.map(np.float64, part)
-        total = part if total is None else jax.tree.map(np.add, total, part)
-    assert total is not None
-    line = {"loss": float(total.loss[1] / max(total.loss[0], 1e-12))}
-    for name in ("energy", "forces", "stress"):
-        count, absolute, square = getattr(total, name)
-        if count:
-            line[f"{name}_mae"], line[f"{name}_rmse"] = float(absolute / count), float(np.sqrt(square / count))
-    return line
+    widths: dict[str, float] | None = None
+    memory: MemoryPlan | None = None
 
 
 def fit(
@@ -226,6 +62,7 @@ def fit(
     *,
     resume: bool = False,
     progress: ProgressFn = silent,
+    announce: Callable[[str], object] = lambda line: None,
 ) -> Fit:
     """Trains a potential.
 
@@ -235,6 +72,7 @@ def fit(
       folder: where `metrics.jsonl` and the checkpoint go; None to write nothing.
       resume: go on from the checkpoint in `folder`.
       progress: display.
+      announce: called with each line of the memory plan, before anything large is made.
 
     Returns: the best model by validation loss. After ctrl-C: the best so far, with `finished` False; the checkpoint is written.
 
@@ -242,33 +80,71 @@ def fit(
       DivergedError: the loss is not finite.
       ConfigError, ModelFileError: a checkpoint that does not fit.
     """
-    problem = pose(structures, options, progress)
-    run = _Run(problem, options, folder, {"options": to_spec(options), "data": structures.fingerprint()})
+    problem = pose(structures, options, progress, folder=folder, announce=announce)
+    identity = {"options": to_spec(options), "data": structures.fingerprint()}
+    run = Run(problem, options, folder, identity, *_members(problem, options))
     if resume:
         run.load()
     finished = run.advance(progress)
-    params = {**problem.params, **jax.tree.map(jnp.asarray, run.state.best)}
-    return Fit(problem.model, params, int(run.state.step), finished, tuple(run.history))
+    best = jax.tree.map(jnp.asarray, run.state.best)
+    model, params = problem.model, {**problem.params, **best}
+    if options.ensemble is not None:
+        model, params = committee(model, problem.params, best, options.ensemble.members)
+    widths = params.pop("widths", None)
+    if widths is not None:
+        widths = {kind: float(jnp.exp(jnp.mean(width))) for kind, width in widths.items()}
+    model, params = with_fixed_descriptor(model, params)
+    return Fit(model, params, int(run.state.step), finished, tuple(run.history), widths, problem.memory)
 
 
-class _Run:
-    """The loop with its state, checkpoints and metrics."""
+def _members(problem: Problem, options: TrainingOptions) -> tuple[Hyper, np.ndarray | None]:
+    """What differs between the networks of an ensemble, and the seeds of their first parameters; no seeds for a single one."""
+    hyper, ensemble = Hyper.of(options), options.ensemble
+    if ensemble is None:
+        return hyper, None
+    if "descriptor" in problem.params:
+        raise ConfigError("members share their features, so the descriptor cannot learn", field="ensemble")
+    hyper = jax.tree.map(lambda a: jnp.broadcast_to(a, (ensemble.members,)), hyper)
+    weights = ensemble.weights(len(problem.train), options.optimizer.seed)
+    return hyper._replace(weights=weights), ensemble.seeds(options.optimizer.starts_from)
 
-    def __init__(self, problem: Problem, options: TrainingOptions, folder: Path | None, identity: dict):
+
+def make_updater(problem: Problem, options: TrainingOptions, hyper: Hyper, members: int | None) -> Updater:
+    """The updater that the `[optimizer]` section asks for."""
+    if isinstance(options.optimizer, KalmanFilter):
+        if members is not None:
+            message = "the Kalman filter trains one network at a time; run it with several start_seed instead"
+            raise ConfigError(message, field="ensemble")
+        return KalmanUpdater(problem, options)
+    kind = QuasiNewton if isinstance(options.optimizer, LBFGS) else Descent
+    return kind(problem, options, hyper, members)
+
+
+class Run:
+    """The loop with its state, checkpoints and metrics.
+
+    Args:
+      problem: what is trained.
+      options: of the run.
+      folder: where `metrics.jsonl` and the checkpoint go; None to write nothing.
+      identity: what a checkpoint must agree in to be resumed.
+      hyper: what differs between members.
+      seeds: of the first parameters of the members; None for a single network.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: TrainingOptions,
+        folder: Path | None,
+        identity: dict,
+        hyper: Hyper,
+        seeds: np.ndarray | None = None,
+    ):
         self.problem, self.options, self.folder, self.identity = problem, options, folder, identity
-        trained = trainable(problem.params)
-        optimizer, self.schedule = make_optimizer(options.optimizer)
-        self.state = State(
-            step=jnp.zeros((), jnp.int32),
-            trained=trained,
-            optimizer=optimizer.init(trained),
-            average=trained,
-            best=trained,
-            best_loss=jnp.asarray(jnp.inf, jnp.float32),
-            stale=jnp.zeros((), jnp.int32),
-            loss_sum=jnp.zeros((), jnp.float32),
-        )
-        self.plan = BatchPlan.of(problem.train.sizes, options.optimizer.batch_size)
+        self.hyper, self.members = hyper, None if seeds is None else len(seeds)
+        self.updater = make_updater(problem, options, hyper, self.members)
+        self.state: State = start(problem, self.updater, seeds, precondition=options.optimizer.precondition)
         self.history: list[dict] = []
         self.began = time.monotonic()
 
@@ -288,25 +164,28 @@ class _Run:
                 self.history.append(entry)
 
     def save(self) -> None:
+        """Writes the checkpoint."""
         if self.folder is not None:
             checkpoint.write_checkpoint(self.folder / checkpoint.NAME, self.state, self.identity)
 
     def advance(self, progress: ProgressFn) -> bool:
         """Runs to the end; False if interrupted."""
-        o = self.options.optimizer
-        start = int(self.state.step)
+        updater = self.updater
+        begin = int(self.state.step)
         try:
+            if begin == 0:
+                self.save()  # from here on a run that is killed can be resumed
             record = _Metrics(None if self.folder is None else self.folder / "metrics.jsonl", self.history)
-            with progress(o.steps, "training", start) as bar:
-                for step in range(start, o.steps):
+            with progress(updater.steps, "training", begin) as bar:
+                for step in range(begin, updater.steps):
                     if self._stopped():
                         break
                     self.state = self._step(step)
-                    if (step + 1) % o.evaluate_every == 0 or step + 1 == o.steps:
+                    if (step + 1) % updater.evaluate_every == 0 or step + 1 == updater.steps:
                         shown = record(self._evaluate(step + 1))
-                        bar.update(step + 1 - start, **shown)
-                        start = step + 1
-                    if (step + 1) % o.checkpoint_every == 0:
+                        bar.update(step + 1 - begin, **shown)
+                        begin = step + 1
+                    if (step + 1) % updater.checkpoint_every == 0:
                         self.save()
         except KeyboardInterrupt:
             self.save()
@@ -315,47 +194,59 @@ class _Run:
         return True
 
     def _step(self, step: int) -> State:
-        problem, o = self.problem, self.options
-        epoch, batch = divmod(step, self.plan.strata.shape[1])
-        chosen = self._epoch(epoch)[batch]
-        rows, layout = self.plan.layout(problem.train, chosen)
-        wanted = targets(problem.train, problem.offsets, chosen, rows, layout)
-        return _update(
-            problem.model, o.loss, o.optimizer, problem.params, self.state, problem.inputs, rows, layout, wanted
-        )
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_order", (None, None))[0] != epoch:
-            self._order = (epoch, self.plan.epoch(self.options.optimizer.seed, epoch))
-        return self._order[1]
+        return self.updater.advance(self.state, step, step + 1)
 
     def _evaluate(self, step: int) -> dict:
-        """Validates the averaged parameters, keeps them if they are the best so far, and returns a line of metrics."""
-        o = self.options.optimizer
-        since = (step - 1) % o.evaluate_every + 1
-        loss = float(self.state.loss_sum) / since
-        if not np.isfinite(loss):
+        """Validates the averaged parameters, keeps them where they are the best so far, and returns a line of metrics."""
+        o, state = self.options.optimizer, self.state
+        loss = np.asarray(state.loss_sum, np.float64) / ((step - 1) % self.updater.evaluate_every + 1)
+        if not np.isfinite(loss).any():
             raise DivergedError(f"the training loss is not finite at step {step}; lower optimizer.learning_rate")
-        found = validate(self.problem, self.options.loss, self.state.average, o.batch_size)
-        better = found["loss"] < float(self.state.best_loss)
-        self.state = self.state._replace(
-            best=self.state.average if better else self.state.best,
-            best_loss=jnp.float32(found["loss"]) if better else self.state.best_loss,
-            stale=jnp.int32(0) if better else self.state.stale + 1,
-            loss_sum=jnp.zeros((), jnp.float32),
+        found = validate(
+            self.problem,
+            self.options.loss,
+            state.average,
+            o.batch_size,
+            hyper=self.hyper,
+            members=self.members is not None,
         )
+        shown = self.updater.shown(state)
+        self.state = self._judged(jnp.asarray(found["loss"], jnp.float32))
+        line = {"train_loss": loss, **{f"validation_{name}": value for name, value in found.items()}, **shown}
         return {
             "step": step,
-            "epoch": step / self.plan.strata.shape[1],
+            "epoch": step / self.updater.per_epoch,
             "seconds": round(time.monotonic() - self.began, 3),
-            "learning_rate": float(np.asarray(self.schedule(step - 1))),
-            "train_loss": loss,
-            **{f"validation_{name}": value for name, value in found.items()},
+            **{name: float(np.mean(value)) for name, value in line.items()},
+            **({} if self.members is None else {"members": {k: np.asarray(v).tolist() for k, v in line.items()}}),
         }
+
+    def _judged(self, loss) -> State:
+        """The state with the averaged parameters kept where they are the best, and learning rates lowered on a plateau."""
+        o, state = self.options.optimizer, self.state
+        better = loss < state.best_loss
+        waited = jnp.where(better, 0, state.waited + 1)
+        rate = state.rate
+        if isinstance(o, OptimizerOptions) and o.schedule == "plateau":
+            lower = waited >= o.plateau_patience
+            rate = jnp.where(lower, rate * o.plateau_factor, rate)
+            waited = jnp.where(lower, 0, waited)
+
+        def kept(new, old):
+            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+
+        return state._replace(
+            best=jax.tree.map(kept, state.average, state.best),
+            best_loss=jnp.where(better, loss, state.best_loss),
+            stale=jnp.where(better, 0, state.stale + 1),
+            waited=waited,
+            rate=rate,
+            loss_sum=jnp.zeros_like(state.loss_sum),
+        )
 
     def _stopped(self) -> bool:
         patience = self.options.optimizer.patience
-        return patience > 0 and int(self.state.stale) >= patience
+        return patience > 0 and int(np.min(self.state.stale)) >= patience
 
 
 class _Metrics:

@@ -13,33 +13,43 @@ from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
 from bpjax.io.structures import group_of, labels, read_structures, require_labels
 from bpjax.spec import from_spec, from_toml, registered
+from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
+from bpjax.training.sanity import SanityReport, composition_energies, outliers, sanity
+from bpjax.training.splits import Split, set_aside
 
 
 @dataclass(frozen=True)
-class Split:
-    """Structures with the file and frame number of each."""
+class Dropped:
+    """A structure that was read but is not used, and why."""
 
-    frames: tuple
-    sources: tuple[tuple[str, int], ...]
+    path: str
+    frame: int
+    reason: str
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def pick(self, chosen: Sequence[int]) -> "Split":
-        """The structures with these indices."""
-        return Split(tuple(self.frames[n] for n in chosen), tuple(self.sources[n] for n in chosen))
+    def __str__(self) -> str:
+        return f"{self.path}: frame {self.frame}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Structures:
-    """All structures of a run, the elements in them, and the energies of isolated atoms found on the way."""
+    """All structures of a run, the elements in them, and the energies of isolated atoms found on the way.
+
+    Attributes:
+      train, validation, test: the structures.
+      elements: those of the training structures, by atomic number.
+      isolated: energies of isolated atoms in eV; empty if not known.
+      report: what is odd about the data; None if nobody looked.
+      dropped: structures that were read but are not used.
+    """
 
     train: Split
     validation: Split
     test: Split
     elements: tuple[str, ...]
     isolated: dict[str, float]
+    report: SanityReport | None = None
+    dropped: tuple[Dropped, ...] = ()
 
     def fingerprint(self) -> str:
         """Hash of every structure and label that is trained or validated on."""
@@ -56,60 +66,84 @@ class Structures:
                 label.stress,
             ):
                 digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+            digest.update(group_of(atoms).encode() + b"\0")
+        digest.update(repr(sorted(self.isolated.items())).encode())
         return digest.hexdigest()
 
 
-def read_split(paths: Sequence[str], folder: Path, units: str | None = None) -> Split:
-    """Reads files, relative to `folder`, in order; energies and forces are required of every structure.
+def read_split(
+    paths: Sequence[str], folder: Path, units: str | None = None, unlabelled: str = "refuse"
+) -> tuple[Split, tuple[Dropped, ...]]:
+    """Reads files, relative to `folder`, in order.
 
-    `units` are those of RuNNer and n2p2 files; see `bpjax.io.structures.read_structures`.
+    Args:
+      paths: the files.
+      folder: what they are relative to.
+      units: those of files that do not say theirs; see `bpjax.io.structures.read_structures`.
+      unlabelled: what is done with structures that lack an energy or forces: "refuse", "drop", or "keep" those that have one
+        of the two. Isolated atoms need no forces.
+
+    Returns: the structures, and those that were dropped.
     """
-    frames, sources = [], []
+    frames, sources, dropped = [], [], []
     for name in paths:
         path = folder / name
         found = read_structures(path, units=units)
-        require_labels(found, path, forces=not all(_is_isolated_atom(a) for a in found))
-        frames += found
-        sources += [(str(path), n) for n in range(len(found))]
-    return Split(tuple(frames), tuple(sources))
+        if unlabelled == "refuse":
+            require_labels(found, path, forces=not all(_is_isolated_atom(a) for a in found))
+        for n, atoms in enumerate(found):
+            lacking = [] if unlabelled == "refuse" else _lacking(atoms)
+            if unlabelled == "keep" and len(lacking) == 2:
+                raise StructureError("has neither energy nor forces", path, n)
+            if unlabelled == "drop" and lacking:
+                dropped.append(Dropped(str(path), n, f"no {' and no '.join(lacking)}"))
+                continue
+            frames.append(atoms)
+            sources.append((str(path), n))
+    return Split(tuple(frames), tuple(sources)), tuple(dropped)
 
 
-def prepare(options: DataOptions, folder: Path, seed: int) -> Structures:
-    """Reads and splits the data of a run.
+def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | None = None) -> Structures:
+    """Reads, checks and splits the data of a run.
 
     Args:
       options: the `[data]` section.
       folder: what file names are relative to.
       seed: of the split.
+      batch_size: structures of a training step, if known, for the report.
 
     Raises:
       FormatError, StructureError: a file or structure that cannot be used; see `bpjax.io.structures`.
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
     """
-    everything = read_split(options.train, folder, options.units)
-    atoms = [n for n, a in enumerate(everything.frames) if _is_isolated_atom(a)]
-    train = everything.pick([n for n in range(len(everything)) if n not in set(atoms)])
-    if not len(train):
-        raise StructureError("holds no structure but isolated atoms", options.train[0])
-    isolated = {everything.frames[n].get_chemical_symbols()[0]: _energy(everything, n) for n in atoms}
-    isolated.update(options.isolated)
+    everything, dropped = read_split(options.train, folder, options.units, options.unlabelled)
+    train, isolated = _without_atoms(everything, options)
     elements = sorted_elements([s for a in train.frames for s in set(a.get_chemical_symbols())])
-    if isolated and not set(isolated) >= set(elements):
-        missing = ", ".join(sorted(set(elements) - set(isolated)))
-        raise ConfigError(f"no energy for {missing}; give all elements or none", field="data.isolated")
-    if options.validation:
-        validation = read_split(options.validation, folder, options.units)
-    else:
-        train, validation = set_aside(train, options.validation_fraction, seed)
-    test = read_split(options.test, folder, options.units)
+    _check_isolated(isolated, elements)
+    validation, more = read_split(options.validation, folder, options.units, options.unlabelled)
+    test, yet_more = read_split(options.test, folder, options.units, options.unlabelled)
     for split in (validation, test):
-        for structure, (path, frame) in zip(split.frames, split.sources, strict=True):
-            unknown = sorted(set(structure.get_chemical_symbols()) - set(elements))
-            if unknown:
-                raise UnknownSpeciesError(
-                    f"{path}: frame {frame}: {', '.join(unknown)} does not occur in the training structures"
-                )
-    return Structures(train, validation, test, elements, {e: isolated[e] for e in elements if e in isolated})
+        _check_elements(split, elements)
+    dropped += more + yet_more
+    known = {e: isolated[e] for e in elements if e in isolated}
+    if options.outliers != "keep":
+        train, validation, odd = _without_outliers(train, validation, elements, known, options)
+        dropped += odd
+        _check_complete(train, elements, "data.outliers")
+    if options.test_fraction:
+        train, test = set_aside(train, options.test_fraction, [seed, 1], options.split, "test")
+    if not options.validation:
+        share = options.validation_fraction / (1 - options.test_fraction)
+        train, validation = set_aside(train, share, seed, options.split)
+    _check_complete(train, elements, "data.split")
+    report = sanity(
+        {"train": train, "validation": validation, "test": test},
+        elements,
+        isolated=known,
+        max_force=options.max_force,
+        batch_size=batch_size,
+    )
+    return Structures(train, validation, test, elements, known, report, dropped)
 
 
 def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
@@ -124,30 +158,77 @@ def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
     cls = registered().get(asked.get("type", "")) if isinstance(asked, dict) else None
     if cls is None or "elements" in asked or "elements" not in getattr(cls, "__dataclass_fields__", {}):
         options = from_spec(TrainingOptions, spec, str(path))
-        return options, prepare(options.data, path.parent, options.optimizer.seed)
+        return options, prepare(options.data, path.parent, options.optimizer.seed, _batch_size(options))
     rest = {name: section for name, section in spec.items() if name != "descriptor"}
     options = from_spec(TrainingOptions, rest, str(path))
-    structures = prepare(options.data, path.parent, options.optimizer.seed)
+    structures = prepare(options.data, path.parent, options.optimizer.seed, _batch_size(options))
     descriptor = descriptor_for(asked, structures.elements, str(path), "descriptor")
     return replace(options, descriptor=descriptor), structures
 
 
-def set_aside(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Sets a random share of each group aside; at least one structure altogether stays on either side."""
-    if len(split) < 2:
+def _batch_size(options: TrainingOptions) -> int | None:
+    return getattr(options.optimizer, "batch_size", None)  # not every optimizer takes batches
+
+
+def _lacking(atoms) -> list[str]:
+    """Which of energy and forces a structure has not."""
+    label = labels(atoms)
+    needed = ("energy",) if _is_isolated_atom(atoms) else ("energy", "forces")
+    return [name for name in needed if getattr(label, name) is None]
+
+
+def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict[str, float]]:
+    """The structures that are no isolated atoms, and the energies of those."""
+    atoms = [n for n, a in enumerate(everything.frames) if _is_isolated_atom(a)]
+    train = everything.pick([n for n in range(len(everything)) if n not in set(atoms)])
+    if not len(train):
+        raise StructureError("holds no structure with labels but isolated atoms", options.train[0])
+    isolated = {everything.frames[n].get_chemical_symbols()[0]: _energy(everything, n) for n in atoms}
+    return train, {**isolated, **options.isolated}
+
+
+def _without_outliers(
+    train: Split, validation: Split, elements: tuple[str, ...], isolated: dict[str, float], options: DataOptions
+) -> tuple[Split, Split, tuple[Dropped, ...]]:
+    """Training and validation structures less those that the first say are outliers; or an error that names one."""
+    usual = measure(train.frames, elements)
+    energies = np.array([isolated[e] for e in elements]) if isolated else None
+    offsets = composition_energies(usual, energies)
+    kept, dropped = [], []
+    for split in (train, validation):
+        measured = usual if split is train or not len(split) else measure(split.frames, elements)
+        odd = outliers(measured, usual, offsets, options.max_force) if len(split) else {}
+        for n, reason in odd.items():
+            if options.outliers == "refuse":
+                raise StructureError(f"{reason}; data.outliers says to refuse it", *split.sources[n])
+            dropped.append(Dropped(*split.sources[n], reason))
+        kept.append(split.pick([n for n in range(len(split)) if n not in odd]))
+    if not len(kept[0]) or (len(validation) and not len(kept[1])):
+        raise ConfigError("all structures are above max_force", field="data.max_force")
+    return kept[0], kept[1], tuple(dropped)
+
+
+def _check_isolated(isolated: dict[str, float], elements: tuple[str, ...]) -> None:
+    if isolated and not set(isolated) >= set(elements):
+        missing = ", ".join(sorted(set(elements) - set(isolated)))
+        raise ConfigError(f"no energy for {missing}; give all elements or none", field="data.isolated")
+
+
+def _check_complete(train: Split, elements: tuple[str, ...], field: str) -> None:
+    left = {s for a in train.frames for s in set(a.get_chemical_symbols())}
+    if set(elements) - left:
         raise ConfigError(
-            "needs at least 2 structures to set one aside for validation", split.sources[0][0], "data.train"
+            f"leaves no structure with {', '.join(sorted(set(elements) - left))} to train on", field=field
         )
-    rng = np.random.default_rng(seed)
-    groups = np.array([group_of(a) for a in split.frames])
-    aside: list[int] = []
-    for group in dict.fromkeys(groups.tolist()):
-        members = rng.permutation(np.flatnonzero(groups == group))
-        aside += members[: round(fraction * len(members))].tolist()
-    if not aside:
-        aside = [int(rng.integers(len(split)))]
-    kept = sorted(set(range(len(split))) - set(aside))
-    return split.pick(kept), split.pick(sorted(aside))
+
+
+def _check_elements(split: Split, elements: tuple[str, ...]) -> None:
+    for structure, (path, frame) in zip(split.frames, split.sources, strict=True):
+        unknown = sorted(set(structure.get_chemical_symbols()) - set(elements))
+        if unknown:
+            raise UnknownSpeciesError(
+                f"{path}: frame {frame}: {', '.join(unknown)} does not occur in the training structures"
+            )
 
 
 def _energy(split: Split, n: int) -> float:

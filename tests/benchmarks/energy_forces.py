@@ -91,7 +91,7 @@ def main() -> None:
 
                     def step(params, system, neighbors, model=model, block=block):
                         env = environments(system, neighbors)
-                        E_i, g, _ = local_energies(model, params, env, system.species, block=block)
+                        E_i, g = local_energies(model, params, env, system.species, block=block)[:2]
                         return E_i.sum(), forces_from_pairs(g, neighbors.idx, neighbors.mask)
 
                     compile_time, step_time = timed(step, params, system, neighbors, repeats=arguments.repeats)

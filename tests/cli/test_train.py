@@ -1,7 +1,10 @@
 """``bpjax train`` from the outside: files in, files out, ctrl-C, and one clear line for each mistake."""
 
+import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +15,14 @@ import ase.io
 import pytest
 
 from bpjax.cli.main import main
+from bpjax.cli.train import finish, read_task, remarks
 from bpjax.descriptors import SOAP
-from bpjax.training.prepare import read_run
+from bpjax.io.model_file import read_model_file, write_model_file
+from bpjax.io.structures import group_of
+from bpjax.potential.store import load
+from bpjax.spec import to_spec
+from bpjax.training import Fit
+from bpjax.training.prepare import Dropped, read_run
 from tests.training.labelled import structures
 
 CONFIG = """
@@ -53,12 +62,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    assert main(["train", str(folder / "config.toml"), "-o", str(folder / "run")]) == 0
+    """A whole run; what it printed is in `stdout` of its folder."""
+    with open(folder / "stdout", "w") as file, contextlib.redirect_stdout(file):
+        assert main(["train", str(folder / "config.toml"), "-o", str(folder / "run")]) == 0
     return folder / "run"
 
 
 def test_run_leaves_everything(run):
-    assert {"model.bpjax", "metrics.jsonl", "report.json", "learning_curve.png", "parity.png"} <= set(os.listdir(run))
+    plots = {"learning_curve.png", "parity.png", "errors.png"}
+    assert {"model.bpjax", "metrics.jsonl", "report.json", *plots} <= set(os.listdir(run))
     report = json.loads((run / "report.json").read_text())
     assert report["finished"] and report["steps"] == 30
     assert report["options"]["optimizer"]["batch_size"] == 4
@@ -66,6 +78,153 @@ def test_run_leaves_everything(run):
         assert report[split]["structures"] == size
         assert set(report[split]["groups"]) == {"primitive", "alloy", "slab", "molecule"}
         assert 0 < report[split]["energy_rmse"] < 10
+
+
+def test_report_says_what_it_cost_and_where_errors_are(run):
+    report = json.loads((run / "report.json").read_text())
+    cost = report["cost"]
+    # 30 steps of 4 of 12 structures are ten passes.
+    assert cost["steps"] == 30 and cost["members"] is None and cost["device"]
+    assert 0 < cost["compile_seconds"] < cost["training_seconds"] < cost["seconds"]
+    working = cost["training_seconds"] - cost["compile_seconds"]
+    assert cost["seconds_per_step"] * 30 == pytest.approx(working, abs=2e-3)  # of what is rounded to milliseconds
+    assert cost["structures_per_second"] * working == pytest.approx(120, rel=0.1)
+    assert cost["atoms_per_second"] / cost["structures_per_second"] == pytest.approx(report["train"]["atoms"] / 12)
+    assert 0.05 < cost["memory_peak_gb"] < 500
+    assert report["widths"] is None and report["dropped"] == []
+    memory = report["memory"]
+    assert memory["kind"] == "stored" and memory["bytes"] == memory["alternatives"]["stored"] > 0
+    assert set(report["sanity"]["splits"]) == {"train", "validation", "test"}
+    for split in ("train", "validation", "test"):
+        errors = report[split]
+        assert set(errors["elements"]) == {"Al", "Cu"}
+        for entries in (errors["elements"].values(), errors["force_size"]):
+            assert sum(entry["atoms"] for entry in entries) == errors["atoms"]
+    worst = report["test"]["worst"]["forces"]
+    assert len(worst) == 5 and worst[0]["file"].endswith("test.extxyz") and worst[0]["error"] >= worst[-1]["error"]
+    assert worst[0]["group"] == group_of(structures(8, seed=1)[worst[0]["frame"]])
+
+
+def test_what_a_run_prints(run):
+    text = (run.parent / "stdout").read_text()
+    parts = [
+        "train: 12 structures of 1 to 4 atoms",
+        "validation: 4 structures",
+        "features with derivatives stored: ",
+        "kind ",
+        "test: forces by element",
+        "test: forces by size",
+        "test: largest errors",
+        "cost of training",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_model_file_repeats_its_run(folder, run, tmp_path, monkeypatch, capsys):
+    """The file of the model and the data are all that it takes; the new file is the same to the last bit."""
+    for name in ("train.extxyz", "test.extxyz"):
+        shutil.copy(folder / name, tmp_path / name)
+    shutil.copy(run / "model.bpjax", tmp_path / "old.bpjax")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "old.bpjax", "-o", "again"]) == 0
+    assert (tmp_path / "again" / "model.bpjax").read_bytes() == (run / "model.bpjax").read_bytes()
+    assert "warning" not in capsys.readouterr().err
+
+    frames = structures(16)
+    frames[3].calc.results["energy"] += 1e-9
+    ase.io.write("train.extxyz", frames)
+    assert main(["train", "old.bpjax", "-o", "other"]) == 2
+    message = capsys.readouterr().err
+    assert "old.bpjax: was trained on other data than train.extxyz now hold" in message and message.count("\n") == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_models_that_cannot_repeat_their_run(folder, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    meta, arrays = read_model_file(run / "model.bpjax")
+    made = meta["provenance"]
+    assert {"python", "bpjax", "jax", "numpy"} <= set(made["versions"])
+    bad = tmp_path / "bad.bpjax"
+    for provenance, words in (
+        ({}, "does not say how it was trained"),
+        ({**made, "options": {**made["options"], "loss": {"enrgy": 1.0}}}, "provenance: loss.enrgy: unknown option"),
+    ):
+        write_model_file(bad, {**meta, "provenance": provenance}, arrays)
+        assert main(["train", str(bad), "-o", str(tmp_path / "again")]) == 2
+        assert words in capsys.readouterr().err
+    write_model_file(bad, {**meta, "provenance": {**made, "versions": {"jax": "0.1"}}}, arrays)
+    with pytest.warns(UserWarning, match=r"was made with jax 0\.1: numbers may differ"):
+        settings, found = read_task(bad)
+    assert to_spec(settings) == made["options"] and found.fingerprint() == made["data"]
+
+
+def test_finish_takes_what_other_fits_return(folder, run, tmp_path, capsys):
+    """Metrics without learning rates, of several members, or none yet; learned widths."""
+    settings, found = read_run(folder / "config.toml")
+    model, params = load(run / "model.bpjax")
+    lines = [json.loads(line) for line in open(run / "metrics.jsonl")]
+    bare = [{k: v for k, v in line.items() if k != "learning_rate"} for line in lines]
+    several = [{**line, "members": {k: [v, 2 * v] for k, v in line.items() if "_" in k}} for line in bare]
+    found = dataclasses.replace(found, train=found.validation, test=found.test.pick([]), report=None)
+    for name, history in (("bare", bare), ("several", several), ("none", [])):
+        (tmp_path / name).mkdir()
+        result = Fit(model, params, 30, True, tuple(history), {"energy": 0.012, "forces": 0.1})
+        finish(tmp_path / name, result, found, settings)
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        assert report["widths"] == {"energy": 0.012, "forces": 0.1} and report["cost"] is None
+        assert report["memory"] is None and report["sanity"] is None and "test" not in report
+        text = capsys.readouterr().out
+        assert "learned widths: energy 0.012, forces 0.1\n" in text
+        assert "validation: largest errors" in text
+
+
+def test_structures_that_are_not_used_are_named(folder):
+    _, found = read_run(folder / "config.toml")
+    assert remarks(found)[0].startswith("train: 12 structures")
+    some = dataclasses.replace(found, report=None, dropped=tuple(Dropped("a.xyz", n, "no forces") for n in range(7)))
+    lines = remarks(some)
+    assert lines[0] == "not used: 7 structures" and lines[1] == "  a.xyz: frame 0: no forces"
+    assert lines[-1] == "  and 2 more" and len(lines) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sections",
+    [
+        "[ensemble]\nmembers = 3\n\n[noise]\n",
+        "[loss]\nlearned = true\n",
+    ],
+)
+def test_other_kinds_of_runs(folder, tmp_path, capsys, sections):
+    """Ensembles with predicted noise, and learned widths: their reports have what is special to them."""
+    config = folder / "other.toml"
+    config.write_text(CONFIG.format(steps=20, checkpoint=10) + sections)
+    assert main(["train", str(config), "-o", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    if "ensemble" in sections:
+        assert report["cost"]["members"] == 3
+        assert set(report["test"]["calibration"]) == {"energy", "forces"}
+        assert report["test"]["calibration"]["energy"]["count"] == 8
+        assert "test: errors against expected errors" in text
+    else:
+        assert set(report["widths"]) == {"energy", "forces", "stress"} and "learned widths: energy" in text
+        assert "calibration" not in report["test"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "length"), [("LBFGS", "steps = 10"), ("KalmanFilter", "epochs = 2")])
+def test_runs_of_other_optimizers(folder, tmp_path, optimizer, length):
+    text = CONFIG.format(steps=20, checkpoint=10)
+    text = text[: text.index("[optimizer]")] + f'[optimizer]\ntype = "{optimizer}"\n{length}\n'
+    (folder / "optimizer.toml").write_text(text)
+    assert main(["train", str(folder / "optimizer.toml"), "-o", str(tmp_path / "run")]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    # A step takes all structures.
+    cost = report["cost"]
+    assert cost["steps"] == report["steps"] == int(length.split()[-1])
+    assert cost["structures_per_second"] * cost["seconds_per_step"] == pytest.approx(12)
 
 
 def test_report_agrees_with_evaluate(folder, run):

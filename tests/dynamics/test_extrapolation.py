@@ -122,6 +122,7 @@ def test_counts_are_those_of_the_frames(case, tmp_path):
     check_counts(case, tmp_path, 20, NEVER)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_shorter_than_the_interval_of_the_log(case, tmp_path):
     """And a limit that is just kept."""
     check_counts(case, tmp_path, 4, int(case.counts.sum()))
@@ -178,6 +179,7 @@ def test_warnings_before_the_first_step(tmp_path):
     assert ase.io.read(path).info["step"] == 0
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_repeated_counts_once():
     """The first chunk overflows and is repeated with a longer list; what the list with gaps gives does not end the run."""
     frames = []

@@ -74,6 +74,7 @@ def test_energy_and_forces_equal_predict(images, repeats, fractional):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_displacement_of_the_user():
     atoms = skewed()
     _, _, _, R, box, _ = skewed_setting()
@@ -141,6 +142,7 @@ def test_box_and_perturbation_against_finite_differences(images):
     np.testing.assert_allclose(scalar, matrix, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_scalar_vector_and_matrix_boxes():
     atoms = crystal(2)
     L = 2 * LATTICE
@@ -196,6 +198,7 @@ def test_shrinking_box_rebuilds_the_list(images):
     np.testing.assert_allclose(-minus_F, reference(atoms).forces, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_cell_list_equals_all_pairs():
     box = np.diag([22.0, 23.0, 24.0]) + np.triu(np.full((3, 3), 1.0), 1)
     R = jnp.array(np.random.default_rng(0).random((300, 3)))

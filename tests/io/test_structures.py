@@ -1,6 +1,8 @@
 import gzip
 
+import ase.db
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from ase import Atoms
@@ -55,6 +57,49 @@ def test_reads_what_ase_writes(tmp_path, suffix):
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-7)
         np.testing.assert_allclose(labels(a).energy, labels(b).energy)
         np.testing.assert_allclose(labels(a).stress, labels(b).stress)
+
+
+@pytest.mark.parametrize("suffix", ["db", "json"])
+def test_databases(tmp_path, suffix):
+    """Key-value pairs name the group, data may hold labels, and any selection of rows is read."""
+    path = tmp_path / f"a.{suffix}"
+    frames = [labelled(seed) for seed in range(4)]
+    with ase.db.connect(path) as database:
+        for n, atoms in enumerate(frames):
+            database.write(atoms, config_type=f"kind{n % 2}", weight=2.0)
+        bare = labelled(4)
+        bare.calc = None
+        database.write(bare, data={"energy": np.array([-1.5]), "forces": np.ones((4, 3)), "note": "x"})
+    found = read_structures(path)
+    assert [group_of(atoms) for atoms in found] == ["kind0", "kind1", "kind0", "kind1", "default"]
+    assert found[0].info["weight"] == 2.0
+    for a, b in zip(found[:4], frames, strict=True):
+        np.testing.assert_array_equal(labels(a).forces, b.calc.results["forces"])
+    assert labels(found[4]).energy == -1.5 and labels(found[4]).forces.tolist() == [[1.0] * 3] * 4
+    assert [labels(a).energy for a in read_structures(path, "1::2")] == [labels(found[n]).energy for n in (1, 3)]
+    assert labels(read_structures(path, "-2")[0]).energy == labels(found[3]).energy
+    with pytest.raises(FormatError, match="has no frame 7"):
+        read_structures(path, "7")
+
+
+def test_databases_that_state_their_units(tmp_path):
+    """As SchNetPack writes them; ASE's constants."""
+    path = tmp_path / "a.db"
+    water = molecule("H2O")
+    with ase.db.connect(path) as database:
+        units = {"energy": "kcal/mol", "forces": "Hartree/Bohr", "stress": "eV/Ang/Ang/Ang", "dipole": "Debye"}
+        database.metadata = {"_distance_unit": "nm", "_property_unit_dict": units}
+        database.write(water, data={"energy": np.array([2.0]), "forces": np.ones((3, 3)), "stress": np.ones((3, 3))})
+    (found,) = read_structures(path)
+    np.testing.assert_allclose(found.positions, water.positions * 10)
+    np.testing.assert_allclose(labels(found).energy, 2 * ase.units.kcal / ase.units.mol, rtol=1e-8)
+    np.testing.assert_allclose(labels(found).forces, HARTREE / BOHR)
+    np.testing.assert_array_equal(labels(found).stress, np.ones((3, 3)))
+    for name, unit in (("energy", "stone"), ("forces", "eV"), ("forces", "eV/stone")):
+        with ase.db.connect(path) as database:
+            database.metadata = {"_property_unit_dict": {name: unit}}
+        with pytest.raises(FormatError, match=rf"a\.db: metadata: {name} has the unit '.*'"):
+            read_structures(path)
 
 
 @pytest.mark.parametrize("name", ["POSCAR", "a.cif", "a@2.xyz"])
@@ -357,7 +402,9 @@ def test_runner_files_are_known_by_their_content(tmp_path, name):
 
 def test_runner_files_need_units(tmp_path):
     path = write(tmp_path / "input.data", RUNNER)
-    with pytest.raises(ConfigError, match=r"input\.data: units: .* give hartree-bohr or ev-angstrom$") as caught:
+    with pytest.raises(
+        ConfigError, match=r"input\.data: units: .* give hartree-bohr or ev-angstrom or kcal/mol-angstrom$"
+    ) as caught:
         read_structures(path)
     assert caught.value.field == "units"
 

@@ -23,7 +23,7 @@ from bpjax.potential.describe import describe, jacobian
 from bpjax.potential.evaluator import Evaluator
 from bpjax.training.baselines import fit_ridge, fit_sparse_gp, sparse_points
 from bpjax.training.dataset import BatchPlan, build_dataset, targets
-from bpjax.training.inputs import as_environments, evaluate_batch
+from bpjax.training.inputs import as_environments, evaluate_batch, gather, to_device
 from bpjax.training.linear import linear_part
 from bpjax.training.losses import LikelihoodLoss, likelihood_loss
 from tests.training.labelled import structures
@@ -133,7 +133,7 @@ def test_the_loss_is_that_of_training():
     chosen = plan.in_order()[0]
     rows, layout = plan.layout(data, chosen)
     wanted = targets(data, np.array(fit.model.offsets), chosen, rows, layout)
-    inputs = jax.tree.map(lambda a: jnp.asarray(a[rows]), as_environments(data))
+    inputs = to_device(gather(as_environments(data), rows))
     outputs = jax.jit(evaluate_batch, static_argnums=0)(fit.model, fit.params, inputs, layout)
     assert fit.loss == pytest.approx(float(likelihood_loss(loss, outputs, wanted, layout)), rel=1e-4)  # in float32
 

@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import StructureError, UnknownSpeciesError
+from bpjax.training.batches import balance
 from bpjax.training.dataset import VOIGT, BatchPlan, build_dataset, targets
 from tests.training.labelled import structures
 
@@ -13,18 +14,49 @@ ELEMENTS = ("Al", "Cu")
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch"), [([3, 1, 8, 2, 2, 5, 5], 3), ([4, 4, 4, 4], 8), ([1, 2, 3, 4, 5], 2), ([7], 1)]
+    ("sizes", "batch"),
+    [([3, 1, 8, 2, 2, 5, 5], 3), ([4, 4, 4, 4], 8), ([1, 2, 3, 4, 5], 2), ([7], 1), ([9] * 3 + [1] * 40, 6)],
 )
-def test_epoch_draws_every_structure_once(sizes, batch):
-    plan = BatchPlan.of(np.array(sizes), batch)
-    for epoch in range(3):
-        drawn = plan.epoch(0, epoch)
+@pytest.mark.parametrize("with_blocks", [False, True])
+def test_epoch_draws_every_structure_once(sizes, batch, with_blocks):
+    sizes = np.array(sizes)
+    blocks = sizes * (sizes - 1) if with_blocks else None
+    plan = BatchPlan.of(sizes, batch, blocks)
+    for drawn in [plan.epoch(0, epoch) for epoch in range(3)] + [plan.in_order()]:
         assert sorted(drawn[drawn >= 0].tolist()) == list(range(len(sizes)))
-        assert drawn.shape[1] <= batch
-        filled = np.where(drawn >= 0, np.array(sizes)[drawn], 0)
-        assert (filled <= plan.capacity).all()
-    slots = plan.capacity.sum() * drawn.shape[0]
-    assert plan.waste == pytest.approx(1 - sum(sizes) / slots)
+        assert drawn.shape == (plan.batches, len(plan.strata)) and drawn.shape[1] <= batch
+        for size, capacity in zip((sizes, blocks), plan.capacity, strict=True):
+            if size is not None:
+                assert (np.where(drawn >= 0, size[drawn], 0).sum(axis=1) <= capacity).all()
+    assert plan.waste == pytest.approx(1 - sum(sizes) / (plan.capacity[0] * plan.batches))
+    if blocks is not None:
+        assert plan.block_waste == pytest.approx(1 - sum(blocks) / (plan.capacity[1] * plan.batches))
+    assert f"{100 * plan.waste:.1f} %" in plan.describe() and f"{sizes.min()} to {sizes.max()}" in plan.describe()
+
+
+def test_batches_of_mixed_sizes_hold_little_padding_and_stay_random():
+    # One large structure among many of unlike size: with a slot as large as the largest of its stratum, a third was padding.
+    sizes = np.random.default_rng(0).choice([6, 22, 23, 24, 46, 94], 400, p=[0.25, 0.2, 0.2, 0.3, 0.04, 0.01])
+    plan = BatchPlan.of(sizes, 8)
+    assert plan.waste < 0.1
+    together = np.zeros((400, 400), int)
+    for epoch in range(60):
+        for batch in plan.epoch(0, epoch):
+            together[np.ix_(batch, batch)] += 1
+    # Whom a structure of 24 atoms meets: in 60 epochs of 7 companions, many different ones, none nearly always.
+    middle = np.flatnonzero(sizes == 24)
+    np.fill_diagonal(together, 0)
+    assert (together[middle] > 0).sum(axis=1).min() > 150
+    assert together[middle].max() < 20
+
+
+def test_balance_says_when_it_cannot():
+    sizes = np.array([[5], [5], [1], [1]])
+    start = np.array([[0, 1], [2, 3]])
+    rng = np.random.default_rng(0)
+    found = balance(start, sizes, np.array([6]), rng)
+    assert sorted(sizes[found].sum(axis=(1, 2)).tolist()) == [6, 6]
+    assert balance(start, sizes, np.array([5]), rng) is None
 
 
 def test_epochs_differ_and_repeat():

@@ -15,7 +15,8 @@ from bpjax.networks import MLP
 from bpjax.potential import load, save
 from bpjax.potential.evaluator import Evaluator
 from bpjax.training import DataOptions, LikelihoodLoss, OptimizerOptions, TrainingOptions, checkpoint, fit, prepare
-from bpjax.training.fit import _Run, pose, trainable, validate
+from bpjax.training.fit import Run
+from bpjax.training.problem import pose, trainable, validate
 from tests.training.labelled import structures
 
 OPTIONS = TrainingOptions(
@@ -76,14 +77,14 @@ def test_best_networks_are_kept(data, whole):
 @pytest.mark.parametrize("stop", [7, 10, 23])
 def test_interrupted_and_resumed_equals_uninterrupted(data, whole, tmp_path, monkeypatch, stop):
     folder, wanted = whole
-    step = _Run._step
+    step = Run._step
 
     def interrupted(self, number):
         if number == stop:
             raise KeyboardInterrupt
         return step(self, number)
 
-    monkeypatch.setattr(_Run, "_step", interrupted)
+    monkeypatch.setattr(Run, "_step", interrupted)
     first = fit(data, OPTIONS, tmp_path)
     assert not first.finished and first.step == stop
     monkeypatch.undo()
@@ -96,7 +97,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(data, whole, tmp_path, mon
 def test_killed_and_resumed_equals_uninterrupted(data, whole, tmp_path, monkeypatch):
     # A kill leaves the last periodic checkpoint (step 10), metrics beyond it, and perhaps half a line.
     folder, wanted = whole
-    step = _Run._step
+    step = Run._step
 
     class Kill(BaseException):
         pass
@@ -106,7 +107,7 @@ def test_killed_and_resumed_equals_uninterrupted(data, whole, tmp_path, monkeypa
             raise Kill
         return step(self, number)
 
-    monkeypatch.setattr(_Run, "_step", killed)
+    monkeypatch.setattr(Run, "_step", killed)
     with pytest.raises(Kill):
         fit(data, OPTIONS, tmp_path)
     monkeypatch.undo()
@@ -181,7 +182,10 @@ def test_labels_of_one_kind_are_enough(data):
         ({"steps": 0}, "steps=0"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"average": 1.0}, "average=1.0"),
-        ({"inputs": "disk"}, "inputs='disk'.*auto, stored, environments"),
+        ({"inputs": "tape"}, "inputs='tape'.*auto, stored.*disk"),
+        ({"method": "sgd"}, "method='sgd'.*adamw, adam, amsgrad, muon"),
+        ({"schedule": "steps"}, "schedule='steps'.*cosine, constant, plateau"),
+        ({"start_seed": -1}, "start_seed=-1"),
         ({"checkpoint_every": 7}, "checkpoint_every=7.*multiple"),
     ],
 )

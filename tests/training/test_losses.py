@@ -1,12 +1,14 @@
 """The likelihood loss against values worked out by hand, and the widths that it should recover."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from bpjax.training.dataset import Layout, Targets
 from bpjax.training.inputs import Outputs
-from bpjax.training.losses import LikelihoodLoss, error_sums, likelihood_loss
+from bpjax.training.losses import LikelihoodLoss, Noise, Widths, error_sums, likelihood_loss
 
 LAYOUT = Layout(
     structure=jnp.array([0, 0, 1]),
@@ -87,6 +89,77 @@ def test_true_widths_give_one_per_kind_of_label():
         assert float(likelihood_loss(loss, noisy, zero, layout)) == pytest.approx(1, abs=0.12)
 
 
+def one_kind(**options):
+    return LikelihoodLoss(**{"energy": None, "forces": None, "stress": None, **options})
+
+
+def test_huber_by_hand():
+    # Energies of atoms at 0.2 and 0.1 eV with a width of 0.1: two widths and one; beyond 1.5 widths the loss is 2 d |z| - d^2.
+    value = likelihood_loss(one_kind(energy=0.1, huber=1.5), OUTPUTS, targets(), LAYOUT)
+    assert float(value) == pytest.approx((2 * 1.5 * 2 - 1.5**2 + 1) / 2, rel=1e-12)
+    plain = likelihood_loss(one_kind(forces=0.1), OUTPUTS, targets(), LAYOUT)
+    assert float(likelihood_loss(one_kind(forces=0.1, huber=100.0), OUTPUTS, targets(), LAYOUT)) == float(plain)
+
+
+def test_width_relative_to_the_force_by_hand():
+    wanted = targets(forces=jnp.array([[3.0, 4, 0], [0, 0, 0], [0, 0, 1]]))
+    loss = one_kind(forces=0.5, forces_relative=0.1)
+    first = (2.9**2 + 4**2) / (0.5**2 + 0.5**2) + 0.2**2 / 0.5**2
+    second = 0.7**2 / (0.5**2 + 0.1**2)
+    value = likelihood_loss(loss, OUTPUTS, wanted, LAYOUT)
+    assert float(value) == pytest.approx((first / 6 + second / 3) / 2, rel=1e-6)
+
+
+def test_weights_of_single_forces():
+    half = targets(forces_mask=jnp.array([0.5, 1.0, 0.0]))
+    value = likelihood_loss(one_kind(forces=1.0), OUTPUTS, half, LAYOUT)
+    assert float(value) == pytest.approx((0.5 * 0.01 + 0.04) / 6 / 2, rel=1e-6)
+
+
+def test_widths_change_in_the_run():
+    loss = LikelihoodLoss(energy=0.1, forces=0.2, stress=None, final_energy=0.001, change=(0.5, 1.0))
+    assert float(loss.widths(0.2).energy) == pytest.approx(0.1)
+    assert float(loss.widths(0.75).energy) == pytest.approx(0.01)  # the geometric mean
+    assert float(loss.widths(1.0).energy) == pytest.approx(0.001)
+    assert loss.widths(1.0).forces == 0.2 and loss.widths(1.0).stress is None
+
+
+def test_learned_widths_are_the_errors():
+    # The derivative with the logarithm of a width vanishes where the width is the root mean square error.
+    loss = LikelihoodLoss(energy=0.1, forces=0.1, stress=0.01, learned=True)
+    rms = {"energy": np.sqrt((0.2**2 + 0.1**2) / 2), "forces": np.sqrt((0.05 / 6 + 0.09 / 3) / 2)}
+    rms["stress"] = np.sqrt((0.01**2 + 2 * 0.02**2 + 2 * 0.03**2) / 18)
+
+    def objective(log):
+        return likelihood_loss(loss, OUTPUTS, targets(), LAYOUT, Widths(**{k: jnp.exp(v) for k, v in log.items()}))
+
+    at = jax.jit(jax.grad(objective))({name: jnp.log(value) for name, value in rms.items()})
+    for slope in at.values():
+        assert abs(float(slope)) < 1e-6
+    away = jax.jit(jax.grad(objective))({name: jnp.log(2 * value) for name, value in rms.items()})
+    assert all(float(slope) > 0.5 for slope in away.values())
+
+
+def test_predicted_widths():
+    # The negative logarithm of independent Gaussians, twice, without constants: by SciPy.
+    loss = LikelihoodLoss(energy=1.0, forces=1.0, stress=None, beta=0.0)
+    noise = Noise(jnp.array([0.3, 0.2]), jnp.array([0.1, 0.2, 0.4]))
+    gaussian = scipy.stats.norm.logpdf
+    constant = gaussian(0.0)
+    energy = -2 * (gaussian(np.array([0.4, -0.1]), scale=noise.energy) - constant)
+    each = -2 * (gaussian(np.asarray(OUTPUTS.forces), scale=np.asarray(noise.forces)[:, None]) - constant).sum(axis=1)
+    forces = np.array([(each[0] + each[1]) / 6, each[2] / 3])
+    value = likelihood_loss(loss, OUTPUTS, targets(), LAYOUT, None, noise)
+    assert float(value) == pytest.approx((energy + forces).mean(), rel=1e-6)
+    # With beta = 1 the gradient with the prediction is that of plain squares, whatever the width.
+    loss = LikelihoodLoss(energy=1.0, forces=None, stress=None, beta=1.0)
+
+    def objective(energy):
+        return likelihood_loss(loss, OUTPUTS._replace(energy=energy), targets(), LAYOUT, None, noise)
+
+    np.testing.assert_allclose(jax.jit(jax.grad(objective))(OUTPUTS.energy), OUTPUTS.energy, rtol=1e-6)
+
+
 def test_error_sums():
     sums = error_sums(LikelihoodLoss(), OUTPUTS, targets(), LAYOUT)
     np.testing.assert_allclose(sums.energy, [2, 0.2 + 0.1, 0.04 + 0.01], rtol=1e-12)
@@ -100,6 +173,14 @@ def test_error_sums():
         ({"forces": -1.0}, "forces=-1.0"),
         ({"energy": None, "forces": None, "stress": None}, "nothing to fit"),
         ({"energy_per": "cell"}, "energy_per='cell'.*atom, structure"),
+        ({"huber": 0.0}, "huber=0.0"),
+        ({"forces_relative": -0.1}, "forces_relative=-0.1"),
+        ({"final_energy": -1.0}, "final_energy=-1.0"),
+        ({"stress": None, "final_stress": 0.1}, "final_stress=0.1: stress is left out"),
+        ({"change": (0.9, 0.7)}, "change="),
+        ({"learned": True, "huber": 1.0}, "learned=True.*huber"),
+        ({"learned": True, "final_energy": 0.1}, "learned=True.*final"),
+        ({"beta": 2.0}, "beta=2.0"),
     ],
 )
 def test_bad_options(options, message):

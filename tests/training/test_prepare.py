@@ -1,5 +1,7 @@
 """Splits, isolated atoms and the checks before training."""
 
+from dataclasses import replace
+
 import ase.io
 import numpy as np
 import pytest
@@ -70,3 +72,117 @@ def test_bad_data_is_named(folder):
         DataOptions(())
     with pytest.raises(ValueError, match="validation_fraction=1.5"):
         DataOptions(("train.extxyz",), validation_fraction=1.5)
+
+
+def write(path, frames):
+    ase.io.write(path, frames)
+    return DataOptions((path.name,))
+
+
+def test_test_structures_are_set_aside_in_the_same_way(folder):
+    options = DataOptions(("train.extxyz",), validation_fraction=0.2, test_fraction=0.4)
+    found = prepare(options, folder, 0)
+    assert (len(found.train), len(found.validation), len(found.test)) == (8, 4, 8)
+    for split, share in ((found.validation, 1), (found.test, 2)):
+        groups = [a.info["config_type"] for a in split.frames]
+        assert all(groups.count(g) == share for g in ("alloy", "molecule", "primitive", "slab"))
+    assert len({*found.train.sources, *found.validation.sources, *found.test.sources}) == 20
+    assert list(found.report.splits) == ["train", "validation", "test"]
+    by_group = prepare(replace(options, split="groups", validation_fraction=0.25, test_fraction=0.25), folder, 2)
+    kinds = [{a.info["config_type"] for a in s.frames} for s in (by_group.train, by_group.validation, by_group.test)]
+    assert [len(k) for k in kinds] == [2, 1, 1] and len(set.union(*kinds)) == 4
+
+
+def test_elements_that_go_aside_as_a_whole(folder):
+    frames = structures(4)
+    ase.io.write(folder / "cu.extxyz", [frames[0]] * 3)
+    ase.io.write(folder / "al.extxyz", [frames[2]] * 2)
+    options = DataOptions(("cu.extxyz", "al.extxyz"), split="files", validation_fraction=0.4)
+    with pytest.raises(ConfigError, match=r"data.split: leaves no structure with (Al|Cu) to train on"):
+        prepare(options, folder, 0)
+
+
+def test_absurd_forces_are_kept_dropped_or_refused(folder):
+    frames = structures(40)
+    frames[7].calc.results["forces"] = frames[7].calc.results["forces"] * 1e4
+    options = write(folder / "absurd.extxyz", frames)
+    path = str(folder / "absurd.extxyz")
+    kept = prepare(options, folder, 0)
+    assert len(kept.train) + len(kept.validation) == 40 and kept.dropped == ()
+    places = [(p.path, p.frame) for f in kept.report.warnings if f.kind == "outlier" for p in f.where]
+    assert places == [(path, 7)]
+    found = prepare(replace(options, outliers="drop"), folder, 0)
+    assert [(d.path, d.frame) for d in found.dropped] == [(path, 7)] and "a force of" in found.dropped[0].reason
+    assert (path, 7) not in found.train.sources + found.validation.sources
+    assert len(found.train) + len(found.validation) == 39 and not found.report.warnings
+    assert str(found.dropped[0]).startswith(f"{path}: frame 7: a force of ")
+    with pytest.raises(StructureError, match=r"absurd\.extxyz: frame 7: a force of .*data\.outliers says to refuse it"):
+        prepare(replace(options, outliers="refuse"), folder, 0)
+
+
+def test_a_limit_on_forces(folder):
+    largest = [np.linalg.norm(a.calc.results["forces"], axis=1).max() for a in structures(20)]
+    limit = float(np.median(largest))
+    options = DataOptions(("train.extxyz",), max_force=limit, outliers="drop")
+    found = prepare(options, folder, 0)
+    assert [d.frame for d in found.dropped] == np.flatnonzero(np.array(largest) > limit).tolist()
+    assert all(f"above max_force of {limit:g}" in d.reason for d in found.dropped)
+    train = replace(options, validation=("test.extxyz",), max_force=1e3)  # files that are named are looked at too
+    assert prepare(train, folder, 0).dropped == ()
+    ase.io.write(folder / "molecules.extxyz", structures(8)[3::4])
+    with pytest.raises(ConfigError, match="all structures are above max_force"):
+        prepare(replace(options, max_force=1e-9, train=("molecules.extxyz",)), folder, 0)
+
+
+def test_unlabelled_structures_in_the_middle(folder):
+    frames = structures(6)
+    frames[2].calc = None
+    frames[4].calc = SinglePointCalculator(frames[4], energy=1.0)
+    options = write(folder / "holes.extxyz", frames)
+    with pytest.raises(StructureError, match=r"holes\.extxyz: frame 2: energy: missing"):
+        prepare(options, folder, 0)
+    found = prepare(replace(options, unlabelled="drop"), folder, 0)
+    assert [(d.frame, d.reason) for d in found.dropped] == [(2, "no energy and no forces"), (4, "no forces")]
+    assert sorted(n for _, n in found.train.sources + found.validation.sources) == [0, 1, 3, 5]
+    with pytest.raises(StructureError, match=r"holes\.extxyz: frame 2: has neither energy nor forces"):
+        prepare(replace(options, unlabelled="keep"), folder, 0)
+    ase.io.write(folder / "holes.extxyz", frames[:2] + frames[3:])
+    kept = prepare(replace(options, unlabelled="keep"), folder, 0)
+    assert len(kept.train) + len(kept.validation) == 5
+    (note,) = [f for f in kept.report.findings if "without forces" in f.message]
+    assert "1 of" in note.message and note.where[0].frame == 3
+
+
+def test_archives_are_trained_on(folder):
+    frames = [a for a in structures(40) if len(a) == 3 and not a.pbc.any()]
+    for atoms in frames:
+        del atoms.info["config_type"]  # the archive has none, and groups are part of the fingerprint
+    np.savez(
+        folder / "molecules.npz",
+        z=frames[0].numbers,
+        R=[a.positions for a in frames],
+        E=[a.calc.results["energy"] for a in frames],
+        F=[a.calc.results["forces"] for a in frames],
+    )
+    found = prepare(DataOptions(("molecules.npz",), units="ev-angstrom"), folder, 0)
+    ase.io.write(folder / "molecules.traj", frames)
+    # Bit for bit, though the one file holds numpy arrays and the other what ASE makes of them.
+    assert prepare(DataOptions(("molecules.traj",)), folder, 0).fingerprint() == found.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(test_fraction=1.0), "test_fraction=1.0: must be at least 0 and below 1"),
+        (dict(test_fraction=0.95), "test_fraction=0.95: leaves nothing to train on"),
+        (dict(test_fraction=0.1, test=("t.xyz",)), "test_fraction=0.1: is for runs without files in test"),
+        (dict(split="by_hand"), "split='by_hand': must be 'stratified' or 'random' or 'groups' or 'files' or 'energy'"),
+        (dict(outliers="hide"), "outliers='hide': must be 'keep' or 'drop' or 'refuse'"),
+        (dict(unlabelled="guess"), "unlabelled='guess': must be 'refuse' or 'drop' or 'keep'"),
+        (dict(max_force=-1.0), "max_force=-1.0: must be positive"),
+        (dict(max_force=float("inf")), "max_force=inf: must be positive"),
+    ],
+)
+def test_options_are_checked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DataOptions(("train.extxyz",), **wrong)

@@ -21,7 +21,7 @@ from bpjax.interop.n2p2.settings import Settings
 from bpjax.interop.n2p2.shapes import LETTERS
 from bpjax.networks import MLP
 from bpjax.networks.elemental import mlp_of, options_of
-from bpjax.potential.energy import Params, Potential
+from bpjax.potential.energy import Params, Potential, with_fixed_descriptor
 from bpjax.units import BOHR, HARTREE, unit_system
 
 WIDE_RANGE = 1e6
@@ -42,7 +42,7 @@ def write_potential(
       path: the folder to make.
       model: a potential with an `ACSF` or `SymmetryFunctions` descriptor.
       params: its arrays.
-      units: "ev-angstrom" or "hartree-bohr", those of the files.
+      units: a name in `bpjax.units.SYSTEMS`, those of the files.
       overwrite: whether to replace an earlier potential there.
 
     Returns: remarks for the user, among them the commands for LAMMPS.
@@ -53,6 +53,7 @@ def write_potential(
       BpjaxError: the folder cannot be written.
     """
     energy, length = unit_system(units, os.fspath(path))
+    model, params = with_fixed_descriptor(model, params)
     problems = _problems(model)
     problems += [] if problems else _number_problems(model, params)
     if problems:
@@ -90,6 +91,8 @@ def _problems(model: Potential) -> list[str]:
             )
     if any(not isinstance(options_of(model.network, index), MLP) for index in range(len(model.elements))):
         return [*problems, "networks other than MLP"]
+    if any(getattr(options_of(model.network, index), "skip", False) for index in range(len(model.elements))):
+        return [*problems, "networks with a linear function of the features beside them (MLP.skip)"]
     networks = [mlp_of(model.network, index) for index in range(len(model.elements))]
     used = {name for network in networks for name in (*network.activations, network.output_activation)}
     problems += [f"activation {name} of the networks" for name in sorted(used - set(LETTERS.values()))]

@@ -30,7 +30,7 @@ def read_potential(
 
     Args:
       path: the folder.
-      units: "hartree-bohr" or "ev-angstrom"; the files do not say it.
+      units: a name in `bpjax.units.SYSTEMS`; the files do not say it.
       element_nodes: how to read widths of single elements' layers, "n2p2" or "documented"; see `read_folder`.
 
     Returns: the model and its arrays, in float64 (NumPy); in a committee they have a leading axis of members.

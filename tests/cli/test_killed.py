@@ -1,0 +1,64 @@
+"""A training that is killed at random moments, again and again, ends with the same model as one that is left alone."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import ase.io
+import pytest
+
+from tests.training.labelled import structures
+
+CONFIG = """
+[data]
+train = ["train.extxyz"]
+validation_fraction = 0.25
+[descriptor]
+type = "DefaultACSF"
+cutoff = 4.0
+radial = 4
+angular = 1
+zeta = [1.0]
+[network]
+hidden = [8]
+[optimizer]
+steps = 3000
+batch_size = 4
+evaluate_every = 50
+checkpoint_every = 100
+"""
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "bpjax.cli.main", "train", *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_ten_kills(tmp_path):
+    ase.io.write(tmp_path / "train.extxyz", structures(16))
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(config, "-o", whole), check=True, capture_output=True)
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        resume = ["--resume"] if (killed / "checkpoint.bpjax").exists() else []
+        process = subprocess.Popen(
+            command(config, "-o", killed, *resume), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        metrics = killed / "metrics.jsonl"
+        before = metrics.read_text() if metrics.exists() else ""
+        while process.poll() is None and not (metrics.exists() and metrics.read_text() not in ("", before)):
+            time.sleep(0.02)
+        time.sleep(rng.random() * 0.3)  # and somewhere in the steps after the first new line
+        if process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read().decode()
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills == 10, "the run was over before it had been killed ten times: it must be longer"
+    subprocess.run(command(config, "-o", killed, "--resume"), check=True, capture_output=True)
+    assert (killed / "model.bpjax").read_bytes() == (whole / "model.bpjax").read_bytes()

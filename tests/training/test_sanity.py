@@ -1,0 +1,283 @@
+"""The sanity report: each rule on structures made to break it, and no false alarm on public sets."""
+
+import json
+from pathlib import Path
+
+import ase.units
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from bpjax.training import DataOptions, prepare
+from bpjax.training.measures import measure, same_structure, total_energy, work_slope
+from bpjax.training.sanity import composition_energies, outliers, sanity
+from bpjax.training.splits import Split
+
+HARTREE, BOHR = ase.units.create_units("2018")["Hartree"], ase.units.create_units("2018")["Bohr"]
+
+
+def label(atoms, energy, forces, **more) -> Atoms:
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, **more)
+    return atoms
+
+
+def copper(count=24, seed=0, scale=0.08, lengths=1.0, energies=1.0, forces=1.0) -> list[Atoms]:
+    """Rattled copper with the energies and forces of effective-medium theory, each scaled as if it had another unit."""
+    frames = []
+    for n in range(count):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(scale, seed=1000 * seed + n)
+        atoms.calc = EMT()
+        E, F = atoms.get_potential_energy(), atoms.get_forces()
+        atoms = Atoms(atoms)
+        atoms.set_cell(atoms.cell * lengths, scale_atoms=True)
+        frames.append(label(atoms, (E - 14.0) * energies, F * forces))
+    return frames
+
+
+def split(frames, path="a.xyz") -> Split:
+    return Split(tuple(frames), tuple((path, n) for n in range(len(frames))))
+
+
+def report(frames, elements=("Cu",), **more):
+    return sanity({"train": split(frames)}, elements, **more)
+
+
+def kinds(found) -> list[str]:
+    return [finding.kind for finding in found.warnings]
+
+
+def test_numbers_of_a_sound_set():
+    frames = copper()
+    found = report(frames)
+    assert found.findings == ()
+    numbers = found.splits["train"]
+    F = np.concatenate([a.calc.results["forces"] for a in frames])
+    assert (numbers["structures"], numbers["atoms"], numbers["elements"]) == (24, 96, {"Cu": 96})
+    assert numbers["labels"] == {"energy": 24, "forces": 24, "stress": 0}
+    assert numbers["force_rms"] == pytest.approx(np.sqrt((F**2).mean()), rel=1e-12)
+    assert numbers["force_max"] == pytest.approx(np.linalg.norm(F, axis=1).max(), rel=1e-12)
+    energies = np.array([a.calc.results["energy"] / 4 for a in frames])
+    assert numbers["energy_per_atom"] == pytest.approx([energies.min(), energies.max()], rel=1e-12)
+    relative = energies - energies.mean()
+    assert numbers["energy_less_composition"] == pytest.approx([relative.min(), relative.max()], abs=1e-12)
+    nearest = min(a.get_all_distances(mic=True)[np.triu_indices(4, 1)].min() for a in frames)
+    assert numbers["closest"] == {"Cu-Cu": pytest.approx(nearest, rel=1e-12)}
+    assert json.loads(json.dumps(found.to_dict()))["splits"]["train"] == numbers
+    assert found.lines()[0] == "train: 24 structures of 4 atoms (96 Cu)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(lengths=1 / BOHR), "are lengths in bohr?"),
+        (dict(lengths=BOHR), "were lengths in A converted from bohr?"),
+        (dict(forces=BOHR / HARTREE), "times the work of the forces (a ratio of hartree/bohr and eV/A)"),
+        (dict(forces=-1), "times the work of the forces: are the forces gradients?"),
+        (dict(energies=1 / HARTREE), "(a ratio of hartree and eV)"),
+        (dict(energies=96.485), "(a ratio of eV and kJ/mol)"),
+        (dict(forces=0), "all forces are zero"),
+        (dict(forces=1e3), "eV/A (root mean square) are unusual"),
+        (dict(forces=1e-5), "eV/A (root mean square) are unusual"),
+    ],
+)
+def test_units_that_are_not_those_of_the_package(change, message):
+    found = report(copper(scale=0.05, **change))
+    assert message in " | ".join(f.message for f in found.warnings if f.kind == "units")
+
+
+@pytest.mark.parametrize(("unit", "value"), [("hartree", 1.0), ("kcal/mol", 627.509), ("kJ/mol", 2625.5)])
+def test_total_energies_in_units_that_are_not_ev(unit, value):
+    """All-electron energies of the atoms, hartree (Hartree-Fock limit): the formula is within 1 % beyond helium."""
+    known = {"C": -37.6886, "O": -74.8094, "Si": -288.8544, "Cu": -1638.9637, "Kr": -2752.0550}
+    np.testing.assert_allclose(total_energy(tuple(known)), list(known.values()), rtol=0.01)
+    energy = -114.0  # formaldehyde, C H2 O; -113.9 with Hartree-Fock
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(12):
+        atoms = molecule("H2CO")
+        atoms.positions += rng.normal(scale=0.02, size=(4, 3))
+        frames.append(label(atoms, (energy + rng.normal(scale=0.01)) * value, np.zeros((4, 3))))
+    for atoms in frames:
+        atoms.calc.results["forces"] = np.array([[1, 0, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 0.0]])
+    messages = [f.message for f in report(frames, ("H", "C", "O")).warnings]
+    assert f"energies are near those of all electrons in {unit}, not in eV" in messages
+    for atoms in frames:
+        atoms.calc.results["energy"] *= HARTREE / value
+    assert not any("electrons" in f.message for f in report(frames, ("H", "C", "O")).warnings)
+
+
+def test_stress_in_gpa():
+    frames = copper()
+    for atoms in frames:
+        atoms.calc.results["stress"] = np.array([20.0, 3, -4, 0, 0, 0])
+    assert any("are they in GPa" in f.message for f in report(frames).warnings)
+    frames[3].calc.results.pop("stress")
+    notes = [f for f in report(frames).findings if f.kind == "labels"]
+    assert notes[0].message == "train: 1 of 24 structures without stress" and notes[0].where[0].frame == 3
+
+
+def test_work_of_forces_by_a_harmonic_molecule():
+    """Turned at random: the trapezoid rule is exact for a harmonic bond but for the angle between the forces."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for r in rng.uniform(0.6, 0.9, 40):
+        axis = rng.normal(size=3)
+        axis /= np.linalg.norm(axis)
+        force = -30 * (r - 0.74) * axis
+        frames.append(label(Atoms("H2", [[0, 0, 0], r * axis]), 15 * (r - 0.74) ** 2, np.array([-force, force])))
+    slope, correlation, pairs = work_slope(frames)
+    assert (slope, correlation) == pytest.approx((1, 1), abs=1e-9) and pairs >= 30
+
+
+def test_forces_that_do_not_sum_to_zero_and_turn():
+    frames = copper()
+    frames[5].calc.results["forces"] = frames[5].calc.results["forces"] + 0.5
+    found = report(frames).warnings
+    assert [f.kind for f in found] == ["net_force"] and [p.frame for p in found[0].where] == [5]
+    assert found[0].where[0].detail == f"{0.5 * 4 * 3**0.5:.3g} eV/A"
+    dimers = []
+    for n in range(12):
+        F = np.array([[0, 0, 1.0], [0, 0, -1.0]]) * (1 + 0.01 * n)
+        if n == 7:
+            F = F[:, [2, 1, 0]]
+        dimers.append(label(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.2 + 0.01 * n]]), -1.0 * n, F))
+    (found,) = [f for f in report(dimers).warnings if f.kind.startswith("net")]
+    assert found.kind == "net_torque" and [p.frame for p in found.where] == [7]
+
+
+def turned(atoms, seed):
+    """The same structure in another order, place and orientation."""
+    rng = np.random.default_rng(seed)
+    other, order = Atoms(atoms), rng.permutation(len(atoms))
+    other.calc = None
+    other.rotate(rng.uniform(0, 180), rng.normal(size=3), rotate_cell=True)
+    other.positions += rng.normal(size=3)
+    other = other[order]
+    return label(other, atoms.calc.results["energy"], np.zeros((len(atoms), 3)))
+
+
+def test_duplicates_within_and_across_splits():
+    frames = copper()
+    train = split(frames + [turned(frames[3], 0)])
+    valid = split(copper(4, seed=1) + [turned(frames[8], 1), turned(frames[3], 2)], "v.xyz")
+    found = {f.kind: f for f in sanity({"train": train, "validation": valid}, ("Cu",)).findings}
+    assert set(found) == {"duplicates", "leakage"}
+    assert [(p.path, p.frame) for p in found["duplicates"].where] == [("a.xyz", 24)]
+    assert {(p.path, p.frame) for p in found["leakage"].where} == {("v.xyz", 4), ("v.xyz", 5)}
+    assert "v.xyz: frame 4: validation, as train a.xyz: frame 8" in map(str, found["leakage"].where)
+    again = turned(frames[3], 3)
+    again.calc.results["energy"] += 0.1
+    found = {f.kind: f for f in report([*frames, again]).findings}
+    assert "conflict" in found and found["conflict"].where[0].detail == "0.1 eV apart"
+
+
+def test_what_is_far_apart_is_not_taken_for_equal():
+    """Rigid molecules beyond the reach of the pairs; a crystal strained by 1e-4."""
+    pair = [molecule("H2O") + Atoms(molecule("H2O"), positions=molecule("H2O").positions + [0, 0, d]) for d in (9, 9.1)]
+    assert same_structure(measure([label(a, 0.0, np.zeros((6, 3))) for a in pair], ("H", "O"))) == []
+    cells = [label(bulk("Cu", a=3.6 * s), 0.0, np.zeros((1, 3))) for s in (1, 1.0001, 1)]
+    (group,) = same_structure(measure(cells, ("Cu",)))
+    assert group.tolist() == [0, 2]
+
+
+def test_outliers_are_named_and_do_not_bend_the_composition():
+    frames = copper(30)
+    F = frames[11].calc.results["forces"]
+    frames[11].calc.results["forces"] = F * 100
+    frames[20].calc.results["energy"] += 400.0
+    found = [f for f in report(frames).warnings if f.kind == "outlier"]
+    assert [p.frame for p in found[0].where] == [11, 20] and found[0].message.startswith("2 of 30")
+    assert "a force of" in found[0].where[0].detail and "energy +100 eV/atom" in found[0].where[1].detail
+    measured = measure(frames, ("Cu",))
+    mean = np.mean([a.calc.results["energy"] for n, a in enumerate(frames) if n != 20]) / 4
+    np.testing.assert_allclose(composition_energies(measured), [mean], rtol=1e-12)
+    limit = 1.01 * measured.largest[[n for n in range(30) if n != 11]].max()
+    assert list(outliers(measured, measured, np.array([mean]), limit)) == [11, 20]
+    assert len(outliers(measured, measured, np.array([mean]), limit / 2)) > 2
+
+
+def test_one_absurd_force_among_few_structures_is_seen_and_a_long_tail_is_not():
+    frames = copper(8)
+    frames[2].calc.results["forces"] = frames[2].calc.results["forces"] * 1000
+    assert [p.frame for f in report(frames).warnings if f.kind == "outlier" for p in f.where] == [2]
+    tail = copper(60)
+    for n, atoms in enumerate(tail):
+        atoms.calc.results["forces"] = np.array([1.0, -1, 0, 0])[:, None] * [1.0, 0, 0] * np.exp(n / 10)
+    assert "outlier" not in kinds(report(tail))
+
+
+def test_compositions_that_do_not_determine_the_energies():
+    rng = np.random.default_rng(0)
+
+    def oxide(formula):
+        atoms = Atoms(formula, positions=rng.uniform(0, 6, (len(Atoms(formula)), 3)))
+        return label(atoms, rng.normal(), np.zeros((len(atoms), 3)))
+
+    water = [oxide(f"H{2 * n}O{n}") for n in (1, 2, 3)]
+    (note,) = [f for f in report(water, ("H", "O")).findings if f.kind == "offsets"]
+    assert "energies of H, O (1 independent of 2)" in note.message and "one common energy per atom" in note.message
+    (note,) = [f for f in report(water, ("H", "O"), isolated={"H": 0.0, "O": 0.0}).findings if f.kind == "offsets"]
+    assert "the isolated atoms" in note.message
+    (note,) = [
+        f for f in report([*water, oxide("CH4"), oxide("C2H8")], ("H", "C", "O")).findings if f.kind == "offsets"
+    ]
+    assert "(2 independent of 3)" in note.message
+    (note,) = [f for f in report([oxide("H2O"), oxide("HO"), oxide("H4O")], ("H", "O")).findings if f.kind == "offsets"]
+    assert note.message.startswith("each structure has 1 O") and not note.warning
+    assert not [f for f in report([*water, oxide("H2O2")], ("H", "O")).findings if f.kind == "offsets"]
+
+
+def test_fewer_structures_than_the_batch():
+    (note,) = report(copper(5), batch_size=8).findings
+    assert note.kind == "small" and "5 structures to train on are fewer than the batch size of 8" in note.message
+    assert report(copper(8), batch_size=8).findings == ()
+
+
+@pytest.mark.parametrize("name", ["mlearn/Mo", "3bpa/train_300K", "tio2/tio2", "water_pbe0ts/water64"])
+def test_no_false_alarm_on_public_sets(shared, name):
+    path = f"{name}.extxyz" if "300K" in name else f"{name}_train.extxyz"
+    test = ("mlearn/Mo_test.extxyz",) if "Mo" in name else ()
+    assert prepare(DataOptions((path,), test=test), shared / "data", 0).report.warnings == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acac/train_300K",
+        "charges_spice_dipeptides/dipeptides_train",
+        "ethanol_ccsdt/ethanol_ccsdt_train",
+        "formic_acid_dimer_ccsdt/formic_acid_dimer_ccsdt_train",
+        "methane_b3lyp/methane_b3lyp_train",
+        "water_pbe0ts/water64_train2",
+    ],
+)
+def test_no_false_alarm_on_large_public_sets(shared, name):
+    options = DataOptions((f"{name}.extxyz",), unlabelled="keep")
+    assert prepare(options, shared / "data", 0).report.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("element", "least", "most"),
+    [
+        ("Li", 3, 3),
+        ("Mo", 0, 0),
+        pytest.param("Si", 3, 3, marks=pytest.mark.slow),
+        pytest.param("Cu", 9, 31, marks=pytest.mark.slow),
+    ],
+)
+def test_structures_of_the_test_set_that_are_trained_on(shared, element, least, most):
+    """The set's own README counts, by atom number and energy: Cu 9 of 31, Li 3, Si 3, Mo 0.
+
+    For copper, some equal structures differ by 0.2 meV/atom in energy.
+    """
+    folder: Path = shared / "data" / "mlearn"
+    options = DataOptions((f"{element}_train.extxyz",), (f"{element}_train.extxyz",), (f"{element}_test.extxyz",))
+    found = prepare(options, folder, 0).report
+    across = [p for f in found.warnings if f.kind == "leakage" for p in f.where]
+    assert least <= sum("_test" in p.path for p in across) <= most
+    assert sum("_train" in p.path for p in across) == found.splits["train"]["structures"]
