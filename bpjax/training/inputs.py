@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bpjax.descriptors import Descriptor
 from bpjax.geometry import sanitised
 from bpjax.potential.describe import pair_jacobian
-from bpjax.potential.energy import Params, Potential, energy_from_features, local_energies
+from bpjax.potential.energy import Params, Potential, energy_from_features, environment_features, local_energies
 from bpjax.system import Environment
 from bpjax.training.dataset import VOIGT, BatchPlan, Dataset, Layout, Rows, merged, zeros
 
@@ -214,15 +214,16 @@ def fill(stored: Stored, descriptor: Descriptor, dataset: Dataset, progress=None
             progress(len(chunk))
 
 
-def store_features(descriptor: Descriptor, dataset: Dataset, progress=None) -> Features:
-    """Features of all atoms of a data set, without derivatives; arguments as of `store`."""
+def store_features(descriptor: Descriptor, dataset: Dataset, progress=None, params: Params | None = None) -> Features:
+    """Features of all atoms of a data set, without derivatives; arguments as of `store`, `params` as of `features_of`."""
     found = Features(
         zeros((len(dataset.species),), np.int32), zeros((len(dataset.species), descriptor.size), np.float32)
     )
     found.species[:] = dataset.species
     for chunk, full, K in _chunks(descriptor, dataset, derivatives=False):
-        arrays = (dataset.species[full], dataset.R_ij[full, :K], dataset.species_j[full, :K], dataset.mask[full, :K])
-        found.G[chunk] = np.asarray(_features(descriptor, *arrays))[: len(chunk)]
+        pairs = (a[full, :K] for a in (dataset.R_ij, dataset.species_j, dataset.neighbor, dataset.mask))
+        rows = Environments(dataset.species[full], *pairs)
+        found.G[chunk] = np.asarray(_described(descriptor, params or {}, rows))[: len(chunk)]
         if progress:
             progress(len(chunk))
     return found
@@ -246,11 +247,19 @@ def _chunks(descriptor: Descriptor, dataset: Dataset, derivatives: bool):
             yield chunk, np.resize(chunk, size), K
 
 
+def features_of(descriptor: Descriptor, params: Params, rows: Environments) -> Float[Array, "N D"]:
+    """Features of the atoms of some rows, with what the descriptor has learned in a model (`params["descriptor"]`), if it has."""
+
+    def one(R_ij, species_j, mask, species):
+        return environment_features(descriptor, params, Environment(R_ij, species_j, mask), species)
+
+    return jax.vmap(one)(sanitised(rows.R_ij, rows.mask), rows.species_j, rows.mask, rows.species)
+
+
 @partial(jax.jit, static_argnums=0)
-def _features(descriptor, species_i, R_ij, species_j, mask):
-    """Features (n, D)."""
+def _described(descriptor, params, rows: Environments):
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(descriptor)(sanitised(R_ij, mask), species_j, mask, species_i)
+        return features_of(descriptor, params, rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

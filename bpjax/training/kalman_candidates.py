@@ -15,12 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bpjax.geometry import sanitised
 from bpjax.neighbors import slots_in_rows
-from bpjax.potential.energy import Params, Potential, energy_from_features, environment_features
-from bpjax.system import Environment
-from bpjax.training.dataset import Dataset
-from bpjax.training.inputs import Environments, Features, Stored
+from bpjax.potential.energy import Params, Potential, energy_from_features
+from bpjax.training.dataset import NO_BLOCKS, Dataset, Rows
+from bpjax.training.inputs import Environments, Features, Stored, features_of, gather
 from bpjax.training.losses import LikelihoodLoss
 
 ENERGY, FORCES = 0, 1
@@ -50,16 +48,7 @@ class Table(NamedTuple):
 def _features(model, params, inputs: Stored | Features | Environments, rows):
     if not isinstance(inputs, Environments):
         return inputs.G[rows]
-    return _descriptor(model, params, inputs, rows)(sanitised(inputs.R_ij[rows], inputs.mask[rows]))
-
-
-def _descriptor(model, params, inputs: Environments, rows):
-    """Features (M, D) of the atoms `rows` as a function of their pair vectors (M, K, 3)."""
-
-    def one(R_ij, species_j, mask, species):
-        return environment_features(model.descriptor, params, Environment(R_ij, species_j, mask), species)
-
-    return lambda R_ij: jax.vmap(one)(R_ij, inputs.species_j[rows], inputs.mask[rows], inputs.species[rows])
+    return features_of(model.descriptor, params, gather(inputs, Rows(rows, NO_BLOCKS)))
 
 
 def _features_and_direction(model, params, inputs, rows, toward, away, axis):
@@ -71,10 +60,15 @@ def _features_and_direction(model, params, inputs, rows, toward, away, axis):
         # All that the atom feels, moved together, is the atom moved the other way.
         own = -jnp.where(others, flat[away, axis], 0).sum(axis=0)
         return inputs.G[at], jnp.where(others, flat[toward, axis], 0).at[0].set(own)
-    mask = inputs.mask[at] & (rows >= 0)[:, None]
-    moved = (inputs.neighbor[at] == toward[:, None]).astype(inputs.R_ij.dtype).at[0].add(-1.0)
-    direction = jnp.where(mask, moved, 0)[:, :, None] * jax.nn.one_hot(axis, 3, dtype=inputs.R_ij.dtype)
-    return jax.jvp(_descriptor(model, params, inputs, at), (sanitised(inputs.R_ij[at], inputs.mask[at]),), (direction,))
+    here = gather(inputs, Rows(at, NO_BLOCKS))
+    mask = here.mask & (rows >= 0)[:, None]
+    moved = (here.neighbor == toward[:, None]).astype(here.R_ij.dtype).at[0].add(-1.0)
+    direction = jnp.where(mask, moved, 0)[:, :, None] * jax.nn.one_hot(axis, 3, dtype=here.R_ij.dtype)
+
+    def features(R_ij):
+        return features_of(model.descriptor, params, here._replace(R_ij=R_ij))
+
+    return jax.jvp(features, (here.R_ij,), (direction,))
 
 
 def predict_energy(model: Potential, params: Params, inputs, rows: Int[Array, " M"]) -> Float[Array, ""]:

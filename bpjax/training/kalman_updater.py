@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from bpjax.errors import ConfigError
 from bpjax.potential.energy import Potential
-from bpjax.training.inputs import Features, Stored, batches_of, evaluate_batch, take
+from bpjax.training.inputs import Features, Stored, evaluate_batch, take
 from bpjax.training.kalman import Filter, block_sizes, init_filter, update
 from bpjax.training.kalman_candidates import (
     ENERGY,
@@ -31,6 +31,8 @@ from bpjax.training.kalman_options import KalmanFilter
 from bpjax.training.losses import LikelihoodLoss
 from bpjax.training.options import TrainingOptions
 from bpjax.training.problem import Problem, trainable
+from bpjax.training.streaming import Source
+from bpjax.training.updaters import advanced
 
 CHUNK = 256
 """Updates between two returns to the host, where a run can be interrupted."""
@@ -167,7 +169,7 @@ class KalmanUpdater:
         self.steps, self.evaluate_every, self.checkpoint_every = o.epochs, o.evaluate_every, o.checkpoint_every
         self.dtype = _dtype(o.precision)
         _check_loss(problem, options.loss)
-        _check_inputs(problem.inputs.arrays, o.inputs, options.loss)
+        _check_inputs(problem.inputs, o.inputs, options.loss)
         self.places = block_sizes(o.blocks, trainable(problem.params))
         data, stored = problem.train, isinstance(problem.inputs.arrays, Stored)
         weight = data.weight / max(data.weight.mean(), 1e-300)
@@ -189,7 +191,7 @@ class KalmanUpdater:
         self._tables = tuple(
             Table(*map(jnp.asarray, t[:3]), *(jnp.asarray(a, self.dtype) for a in t[3:])) for t in tables
         )
-        self._plan = batches_of(problem.inputs.arrays, data, o.batch_size)
+        self._plan = problem.inputs.batches(data, o.batch_size)
 
     def init(self, trained: Any) -> KalmanState:
         """Weights and filter before the first epoch."""
@@ -231,15 +233,8 @@ class KalmanUpdater:
         _, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.asarray(a, self.dtype), state.trained))
         trained = jax.tree.map(lambda new, old: new.astype(old.dtype), unravel(w), state.trained)
         mean = sums[:, 0] / jnp.maximum(sums[:, 1], 1)
-        decay = min(self.options.average, (epoch + 1) / (10.0 + epoch + 1))
-        average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, state.average, trained)
-        return state._replace(
-            step=state.step + 1,
-            trained=trained,
-            optimizer=KalmanState(w, filtered, self._rmse(trained), jnp.sqrt(mean)),
-            average=average if decay else trained,
-            loss_sum=state.loss_sum + mean.sum().astype(state.loss_sum.dtype),
-        )
+        kalman = KalmanState(w, filtered, self._rmse(trained), jnp.sqrt(mean))
+        return advanced(state, trained, kalman, mean.sum().astype(state.loss_sum.dtype), self.options.average)
 
     def _schedule(self, epoch: int, trained) -> Schedule:
         """The updates of an epoch: a function of the seed and the epoch (and, with "sorted", of the errors)."""
@@ -315,10 +310,10 @@ def _check_loss(problem: Problem, loss: LikelihoodLoss) -> None:
         raise ConfigError("the Kalman filter cannot learn widths of errors; leave it out", field="noise")
 
 
-def _check_inputs(inputs, choice: str, loss: LikelihoodLoss) -> None:
-    if not all(isinstance(a, jax.Array) for a in jax.tree.leaves(inputs)):
+def _check_inputs(inputs: Source, choice: str, loss: LikelihoodLoss) -> None:
+    if not inputs.on_device:
         raise ConfigError(f"{choice!r}: the Kalman filter needs all inputs in memory", field="optimizer.inputs")
-    if isinstance(inputs, Features) and loss.forces is not None:
+    if isinstance(inputs.arrays, Features) and loss.forces is not None:
         raise ConfigError(f"{choice!r}: forces need derivatives of the features", field="optimizer.inputs")
 
 

@@ -15,12 +15,20 @@ from bpjax.elements import fit_offsets
 from bpjax.errors import ConfigError
 from bpjax.networks.elemental import options_of, precondition
 from bpjax.networks.scaling import fit_scaling, scaled
-from bpjax.potential.energy import Params, Potential, environment_features, init, noise_from_features
+from bpjax.potential.energy import Params, Potential, init, noise_from_features
 from bpjax.progress import ProgressFn, silent
-from bpjax.system import Environment
 from bpjax.training.dataset import BatchPlan, Dataset, Layout, Rows, Targets, build_dataset, targets
 from bpjax.training.hyper import Hyper
-from bpjax.training.inputs import Environments, Features, as_environments, evaluate_batch, store, store_features, take
+from bpjax.training.inputs import (
+    Environments,
+    Features,
+    as_environments,
+    evaluate_batch,
+    features_of,
+    store,
+    store_features,
+    take,
+)
 from bpjax.training.losses import KINDS, Errors, LikelihoodLoss, Noise, Widths, error_sums, loss_sums
 from bpjax.training.memory import MemoryPlan
 from bpjax.training.memory import plan as memory_plan
@@ -30,7 +38,9 @@ from bpjax.training.streaming import InMemory, Source, build
 
 
 class Problem(NamedTuple):
-    """All that does not change: model, arrays, data and their inputs; `samples` are scaled features of some atoms per element."""
+    """All that does not change: model, arrays, data and their inputs; `samples` are scaled features of
+    some atoms per element, where networks are preconditioned.
+    """
 
     model: Potential
     params: Params
@@ -106,17 +116,24 @@ def pose(
     first["scaling"] = fit_scaling(np.asarray(arrays.G), train.species, elements)
     first["energy_scale"] = jnp.float32(_energy_scale(train, offsets))
     samples = {}
-    for s, element in enumerate(elements):
-        some = np.flatnonzero(train.species == s)
-        some = some[:: -(-len(some) // SAMPLE)] if len(some) else some
-        samples[element] = scaled(first["scaling"][element], jnp.asarray(arrays.G[some]))
     if options.optimizer.precondition:
+        samples = _samples(elements, train.species, arrays.G, first["scaling"])
         first["networks"] = preconditioned(model, first["networks"], samples)
     return Problem(model, first, offsets, train, validation, inputs, validation_inputs, memory, samples)
 
 
 SAMPLE = 1000
 """Atoms of an element, at most, for which first networks are preconditioned."""
+
+
+def _samples(elements: tuple[str, ...], species: np.ndarray, G, scaling: dict) -> dict:
+    """Scaled features of some atoms of each element."""
+    found = {}
+    for s, element in enumerate(elements):
+        own = np.flatnonzero(species == s)
+        some = own[:: -(-len(own) // SAMPLE)] if len(own) else own
+        found[element] = scaled(scaling[element], jnp.asarray(G[some]))
+    return found
 
 
 def preconditioned(model: Potential, networks: dict, samples: dict) -> dict:
@@ -211,7 +228,7 @@ def predicted_noise(model: Potential, params: Params, inputs, layout: Layout) ->
     """Widths that the model predicts for the structures and atoms of a batch; None for a model that does not."""
     if model.noise is None:
         return None
-    G = _features(model, params, inputs) if isinstance(inputs, Environments) else inputs.G
+    G = features_of(model.descriptor, params, inputs) if isinstance(inputs, Environments) else inputs.G
     noise = jax.vmap(partial(noise_from_features, model, params))(G, inputs.species)
     square = jnp.where(layout.real, jnp.exp(2 * noise[:, 0]), 0)
     mean = jax.ops.segment_sum(square, layout.structure, layout.atoms.shape[0]) / layout.atoms
@@ -219,18 +236,21 @@ def predicted_noise(model: Potential, params: Params, inputs, layout: Layout) ->
     return Noise(model.noise.of_mean(jnp.where(mean > 0, mean, 1), layout.atoms), model.noise.of_forces(noise))
 
 
-def _features(model: Potential, params: Params, rows: Environments):
-    def one(species, R_ij, species_j, mask):
-        return environment_features(model.descriptor, params, Environment(R_ij, species_j, mask), species)
-
-    return jax.vmap(one)(rows.species, rows.R_ij, rows.species_j, rows.mask)
-
-
-def batch_loss(model, loss: LikelihoodLoss, params: Params, inputs, layout: Layout, wanted: Targets, factors, progress):
-    """Numerator and denominator of the loss of a batch."""
+def batch_loss(
+    model,
+    loss: LikelihoodLoss,
+    params: Params,
+    inputs,
+    layout: Layout,
+    wanted: Targets,
+    factors,
+    progress,
+    sums=loss_sums,
+):
+    """Numerator and denominator of the loss of a batch; or what else `sums` makes of the predictions, such as `error_sums`."""
     outputs = evaluate_batch(model, params, inputs, layout)
     noise = predicted_noise(model, params, inputs, layout)
-    return loss_sums(loss, outputs, wanted, layout, widths_of(loss, params, factors, progress), noise)
+    return sums(loss, outputs, wanted, layout, widths_of(loss, params, factors, progress), noise)
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "members"))
@@ -240,9 +260,7 @@ def _measure(model, loss, members, params, trained, hyper: Hyper | None, arrays,
     def one(trained, hyper):
         factors, fixed = (None, {}) if hyper is None else (hyper.widths, hyper.fixed)
         full = {**params, **fixed, **trained}
-        outputs = evaluate_batch(model, full, inputs, layout)
-        noise = predicted_noise(model, full, inputs, layout)
-        return error_sums(loss, outputs, wanted, layout, widths_of(loss, full, factors, 1.0), noise)
+        return batch_loss(model, loss, full, inputs, layout, wanted, factors, 1.0, error_sums)
 
     return jax.vmap(one)(trained, hyper) if members else one(trained, hyper)
 

@@ -32,12 +32,11 @@ from bpjax.descriptors import ACSF, Descriptor, DescriptorSet
 from bpjax.errors import ConfigError
 from bpjax.networks.elemental import MLP, NetworkChoices
 from bpjax.networks.scaling import fit_scaling
-from bpjax.potential.energy import Params, Potential, environment_features, init
+from bpjax.potential.energy import Params, Potential, init
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import to_spec
-from bpjax.system import Environment
-from bpjax.training.dataset import Dataset
 from bpjax.training.hyper import Hyper
+from bpjax.training.inputs import store_features
 from bpjax.training.kalman_options import KalmanFilter
 from bpjax.training.losses import KINDS, Widths
 from bpjax.training.optimizers import LBFGS, OptimizerOptions
@@ -213,7 +212,8 @@ class Programs:
         if group.traced:
             assert isinstance(member.descriptor, ACSF)
             fixed["descriptor"] = replace(member.descriptor, learn=True).parameters(jnp.float32)
-            fixed["scaling"] = _scaling(problem, fixed["descriptor"])
+            G = store_features(problem.model.descriptor, problem.train, params={"descriptor": fixed["descriptor"]}).G
+            fixed["scaling"] = fit_scaling(G, problem.train.species, problem.model.elements)
         return fixed
 
     # -------------------------------------------------------------------------------------------------- state
@@ -290,30 +290,3 @@ def _canonical(own: ACSF) -> ACSF:
 def _bytes(problem: Problem) -> int:
     held = (problem.inputs.arrays, problem.validation_inputs.arrays)
     return sum(np.asarray(a).nbytes for a in jax.tree.leaves(held))
-
-
-SCALING_CHUNK = 512
-"""Atoms whose features are computed at a time for the scaling."""
-
-
-def _scaling(problem: Problem, params: dict) -> dict:
-    """Scaling of the features with these values of the descriptor."""
-    data, elements = problem.train, problem.model.elements
-    atoms = np.arange(len(data.species))
-    chunks = np.split(atoms, range(SCALING_CHUNK, len(atoms), SCALING_CHUNK))
-    G = [_features_of(problem.model, params, data, chunk) for chunk in chunks]
-    return fit_scaling(np.concatenate(G), data.species, elements)
-
-
-def _features_of(model: Potential, params: dict, data: Dataset, atoms: np.ndarray) -> np.ndarray:
-    full = np.resize(atoms, SCALING_CHUNK)
-    arrays = (a[full] for a in (data.species, data.R_ij, data.species_j, data.mask))
-    return np.asarray(_features(model.descriptor, params, *arrays))[: len(atoms)]
-
-
-def _one_environment(descriptor, params, species, R_ij, species_j, mask):
-    return environment_features(descriptor, {"descriptor": params}, Environment(R_ij, species_j, mask), species)
-
-
-_features = jax.jit(jax.vmap(_one_environment, in_axes=(None, None, 0, 0, 0, 0)), static_argnums=0)
-"""Features (n, D) of some atoms."""

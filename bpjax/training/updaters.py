@@ -151,7 +151,7 @@ def _descend(
             name: jax.tree.map(lambda p, d, w=decay[name]: p + rate * (d - w * p), state.trained[name], direction[name])
             for name in state.trained
         }
-        return _advanced(state, values, optimizer, value, options.average)
+        return advanced(state, values, optimizer, value, options.average)
 
     return _over_members(one, members)(hyper, state, inputs, batch)
 
@@ -163,7 +163,7 @@ def _weighted(batch: Batch, hyper: Hyper):
     return batch.wanted._replace(weight=batch.wanted.weight * hyper.weights[jnp.maximum(batch.structures, 0)])
 
 
-def _advanced(state: State, values, optimizer, loss, average: float) -> State:
+def advanced(state: State, values, optimizer, loss, average: float) -> State:
     """The state after a step to the parameters `values`."""
     step = state.step + 1
     # Early in the run the average follows closely: its memory is a tenth of the steps made.
@@ -196,7 +196,7 @@ def _search(model, loss: LikelihoodLoss, options: LBFGS, members, params, hyper,
             gradient, state.optimizer, state.trained, value=value, grad=gradient, value_fn=objective
         )
         values = optax.apply_updates(state.trained, change)
-        return _advanced(state, values, optimizer, value, options.average)
+        return advanced(state, values, optimizer, value, options.average)
 
     return _over_members(one, members)(hyper, state, arrays, batches)
 
