@@ -48,25 +48,35 @@ class Options:
     resume: bool = False
     """Go on with an interrupted run in DIR: same options and data, same numbers as without the interruption."""
 
+    distributed: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Train in several processes, all started with the same command and folder: address of the first one, or `auto`."""
+
 
 def run(options: Options) -> None:
     """Trains, or goes on training, and reports."""
-    from bpjax.progress import progress
-    from bpjax.training import fit
+    from bpjax.progress import progress, silent
+    from bpjax.training import fit, parallel
     from bpjax.training.checkpoint import NAME
     from bpjax.training.cost import Watch
 
+    if options.distributed is not None:
+        parallel.connect(options.distributed)
+    first = parallel.is_first()
     settings, structures = read_task(options.config)
     checkpoint = options.output / NAME
     if options.resume and not checkpoint.exists():
         raise BpjaxError(f"{options.output} holds no run to resume ({NAME} is missing)")
     if not options.resume:
-        make_folder(options.output)
+        parallel.first_does(lambda: make_folder(options.output))
+    announce = say if first else lambda line: None
     for line in remarks(structures):
-        say(line)
-    with Watch(progress) as watch:
-        result = fit(structures, settings, options.output, resume=options.resume, progress=watch, announce=say)
-    finish(options.output, result, structures, settings, watch.cost(result, structures))
+        announce(line)
+    with Watch(progress if first else silent) as watch:
+        result = fit(structures, settings, options.output, resume=options.resume, progress=watch, announce=announce)
+    cost = watch.cost(result, structures)
+    parallel.disconnect()
+    if first:
+        finish(options.output, result, structures, settings, cost)
     if not result.finished:
         raise KeyboardInterrupt(
             f"at step {result.step} of {watch.total}; go on with bpjax train {options.config} -o {options.output} --resume"

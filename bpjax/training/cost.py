@@ -109,7 +109,7 @@ class Watch:
         working = stage.seconds - stage.compile_seconds
         passes = None if last is None or not steps else steps * last["epoch"] / last["step"]
         sizes = [len(atoms) for atoms in structures.train.frames]
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
         return {
             "seconds": round(self._seconds, 3),
             "training_seconds": round(stage.seconds, 3),

@@ -19,7 +19,7 @@ from bpjax.io.atomic import write_error, write_text
 from bpjax.potential.energy import Params, Potential, with_fixed_descriptor
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import to_spec
-from bpjax.training import checkpoint
+from bpjax.training import checkpoint, parallel
 from bpjax.training.ensemble import committee
 from bpjax.training.hyper import Hyper
 from bpjax.training.kalman_options import KalmanFilter
@@ -80,13 +80,13 @@ def fit(
       DivergedError: the loss is not finite.
       ConfigError, ModelFileError: a checkpoint that does not fit.
     """
-    problem = pose(structures, options, progress, folder=folder, announce=announce)
+    problem = pose(structures, options, progress, folder=folder, announce=announce, several=True)
     identity = {"options": to_spec(options), "data": structures.fingerprint()}
     run = Run(problem, options, folder, identity, *_members(problem, options))
     if resume:
         run.load()
     finished = run.advance(progress)
-    best = jax.tree.map(jnp.asarray, run.state.best)
+    best = jax.tree.map(jnp.asarray, parallel.host(run.state.best))
     model, params = problem.model, {**problem.params, **best}
     if options.ensemble is not None:
         model, params = committee(model, problem.params, best, options.ensemble.members)
@@ -144,7 +144,8 @@ class Run:
         self.problem, self.options, self.folder, self.identity = problem, options, folder, identity
         self.hyper, self.members = hyper, None if seeds is None else len(seeds)
         self.updater = make_updater(problem, options, hyper, self.members)
-        self.state: State = start(problem, self.updater, seeds, precondition=options.optimizer.precondition)
+        first = start(problem, self.updater, seeds, precondition=options.optimizer.precondition)
+        self.state: State = self._placed(first)
         self.history: list[dict] = []
         self.began = time.monotonic()
 
@@ -152,7 +153,7 @@ class Run:
         """Takes up the checkpoint, and of the metrics the lines up to it."""
         assert self.folder is not None
         self.state = checkpoint.read_checkpoint(self.folder / checkpoint.NAME, self.state, self.identity)
-        self.state = jax.tree.map(jnp.asarray, self.state)
+        self.state = self._placed(jax.tree.map(jnp.asarray, self.state))
         metrics = self.folder / "metrics.jsonl"
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         for line in lines:
@@ -166,7 +167,16 @@ class Run:
     def save(self) -> None:
         """Writes the checkpoint."""
         if self.folder is not None:
-            checkpoint.write_checkpoint(self.folder / checkpoint.NAME, self.state, self.identity)
+            state = parallel.host(self.state)
+            if parallel.is_first():
+                checkpoint.write_checkpoint(self.folder / checkpoint.NAME, state, self.identity)
+
+    def _placed(self, state: State) -> State:
+        """The state on the devices of the run."""
+        devices = self.problem.devices
+        if devices is None:
+            return state
+        return devices.replicate(state) if self.members is None else devices.state(state)
 
     def advance(self, progress: ProgressFn) -> bool:
         """Runs to the end; False if interrupted."""
@@ -175,11 +185,13 @@ class Run:
         try:
             if begin == 0:
                 self.save()  # from here on a run that is killed can be resumed
-            record = _Metrics(None if self.folder is None else self.folder / "metrics.jsonl", self.history)
-            with progress(updater.steps, "training", begin) as bar:
+            folder = self.folder if parallel.is_first() else None
+            record = _Metrics(None if folder is None else folder / "metrics.jsonl", self.history)
+            with progress(updater.steps, "training", begin) as bar, parallel.together() as check:
                 for step in range(begin, updater.steps):
                     if self._stopped():
                         break
+                    check(step)
                     self.state = self._step(step)
                     if (step + 1) % updater.evaluate_every == 0 or step + 1 == updater.steps:
                         shown = record(self._evaluate(step + 1))
@@ -199,7 +211,7 @@ class Run:
     def _evaluate(self, step: int) -> dict:
         """Validates the averaged parameters, keeps them where they are the best so far, and returns a line of metrics."""
         o, state = self.options.optimizer, self.state
-        loss = np.asarray(state.loss_sum, np.float64) / ((step - 1) % self.updater.evaluate_every + 1)
+        loss = np.asarray(parallel.host(state.loss_sum), np.float64) / ((step - 1) % self.updater.evaluate_every + 1)
         if not np.isfinite(loss).any():
             raise DivergedError(f"the training loss is not finite at step {step}; lower optimizer.learning_rate")
         found = validate(
@@ -211,7 +223,7 @@ class Run:
             members=self.members is not None,
         )
         shown = self.updater.shown(state)
-        self.state = self._judged(jnp.asarray(found["loss"], jnp.float32))
+        self.state = self._placed(self._judged(np.asarray(found["loss"], np.float32)))
         line = {"train_loss": loss, **{f"validation_{name}": value for name, value in found.items()}, **shown}
         return {
             "step": step,
@@ -246,7 +258,7 @@ class Run:
 
     def _stopped(self) -> bool:
         patience = self.options.optimizer.patience
-        return patience > 0 and int(np.min(self.state.stale)) >= patience
+        return patience > 0 and int(np.min(parallel.host(self.state.stale))) >= patience
 
 
 class _Metrics:

@@ -17,6 +17,7 @@ from bpjax.networks.elemental import options_of, precondition
 from bpjax.networks.scaling import fit_scaling, scaled
 from bpjax.potential.energy import Params, Potential, init, noise_from_features
 from bpjax.progress import ProgressFn, silent
+from bpjax.training import parallel
 from bpjax.training.dataset import BatchPlan, Dataset, Layout, Rows, Targets, build_dataset, targets
 from bpjax.training.hyper import Hyper
 from bpjax.training.inputs import (
@@ -29,17 +30,19 @@ from bpjax.training.inputs import (
     store_features,
     take,
 )
+from bpjax.training.kalman_options import KalmanFilter
 from bpjax.training.losses import KINDS, Errors, LikelihoodLoss, Noise, Widths, error_sums, loss_sums
 from bpjax.training.memory import MemoryPlan
 from bpjax.training.memory import plan as memory_plan
 from bpjax.training.options import TrainingOptions
+from bpjax.training.parallel import Devices, Shards
 from bpjax.training.prepare import Structures
-from bpjax.training.streaming import InMemory, Source, build
+from bpjax.training.streaming import ABOUT, InMemory, Source, build
 
 
 class Problem(NamedTuple):
-    """All that does not change: model, arrays, data and their inputs; `samples` are scaled features of
-    some atoms per element, where networks are preconditioned.
+    """All that does not change: model, arrays, data and their inputs; `samples` are scaled features of some atoms per element,
+    where networks are preconditioned; `devices` those that the run takes where there are several.
     """
 
     model: Potential
@@ -51,6 +54,7 @@ class Problem(NamedTuple):
     validation_inputs: Source
     memory: MemoryPlan | None = None
     samples: dict = {}  # noqa: RUF012  never changed
+    devices: Devices | None = None
 
 
 def pose(
@@ -60,6 +64,7 @@ def pose(
     *,
     folder: Path | None = None,
     announce: Callable[[str], object] = lambda line: None,
+    several: bool = False,
 ) -> Problem:
     """Builds the model and brings the data into the form that it is trained on.
 
@@ -69,6 +74,7 @@ def pose(
       progress: display for the evaluation of the descriptors.
       folder: where features go that are kept on disk.
       announce: called with each line of the memory plan, before anything large is made.
+      several: whether to train on all devices that there are.
     """
     descriptor = _descriptor(structures, options)
     elements = descriptor.elements
@@ -107,19 +113,21 @@ def pose(
     )
     for line in memory.lines():
         announce(line)
+    devices = _devices(options, announce) if several else None
     with progress(len(train.species) + len(validation.species), "descriptors") as bar:
         inputs, validation_inputs = (
-            _source(memory.kind, descriptor, data, None if folder is None else folder / "features" / name, bar)
+            _source(memory.kind, descriptor, data, None if folder is None else folder / "features" / name, bar, devices)
             for data, name in ((train, "train"), (validation, "validation"))
         )
     arrays = store_features(descriptor, train) if isinstance(inputs.arrays, Environments) else inputs.arrays
-    first["scaling"] = fit_scaling(np.asarray(arrays.G), train.species, elements)
+    G = np.asarray(arrays.G)
+    first["scaling"] = fit_scaling(G, train.species, elements)
     first["energy_scale"] = jnp.float32(_energy_scale(train, offsets))
     samples = {}
     if options.optimizer.precondition:
-        samples = _samples(elements, train.species, arrays.G, first["scaling"])
+        samples = _samples(elements, train.species, G, first["scaling"])
         first["networks"] = preconditioned(model, first["networks"], samples)
-    return Problem(model, first, offsets, train, validation, inputs, validation_inputs, memory, samples)
+    return Problem(model, first, offsets, train, validation, inputs, validation_inputs, memory, samples, devices)
 
 
 SAMPLE = 1000
@@ -144,15 +152,27 @@ def preconditioned(model: Potential, networks: dict, samples: dict) -> dict:
     }
 
 
-def _source(kind: str, descriptor: Descriptor, data: Dataset, folder: Path | None, bar) -> Source:
+def _devices(options: TrainingOptions, announce: Callable[[str], object]) -> Devices | None:
+    """The devices that the run takes, where there are several."""
+    o, members = options.optimizer, None if options.ensemble is None else options.ensemble.members
+    one = "the Kalman filter" if isinstance(o, KalmanFilter) else ""
+    return parallel.choose(o.batch_size, members, announce, one=one)
+
+
+def _source(
+    kind: str, descriptor: Descriptor, data: Dataset, folder: Path | None, bar, devices: Devices | None
+) -> Source:
     """The inputs of a data set, kept as the memory plan says."""
     if kind == "disk":
         if folder is None:
             raise ConfigError("'disk' needs a folder for its files", field="optimizer.inputs")
+        parallel.await_file(folder / ABOUT)
         return build(descriptor, data, folder, bar.update)
     if kind == "environments":
-        return InMemory.of(as_environments(data))
-    return InMemory.of((store if kind == "stored" else store_features)(descriptor, data, bar.update))
+        arrays = as_environments(data)
+    else:
+        arrays = (store if kind == "stored" else store_features)(descriptor, data, bar.update)
+    return InMemory.of(arrays) if devices is None else InMemory(devices.replicate(arrays))
 
 
 def _descriptor(structures: Structures, options: TrainingOptions) -> Descriptor:
@@ -184,6 +204,8 @@ def trainable(params: Params) -> dict:
 class Batch(NamedTuple):
     """Structures of a step: rows of the inputs (None where these have been gathered already), where they go, their labels, and
     their numbers in the data set (-1 for none).
+
+    On several devices, all arrays have a leading axis of shards.
     """
 
     rows: Rows | None
@@ -205,6 +227,48 @@ def gathered(source: Source, batch: Batch) -> tuple[Any, Batch]:
         return source.arrays, batch
     assert batch.rows is not None
     return jax.device_put(source.batch(batch.rows)), batch._replace(rows=None)
+
+
+def plan_of(problem: Problem, data: Dataset, source: Source, batch_size: int, seed: int = 0, epochs: int = 0):
+    """Batches of a data set: a `BatchPlan`, or `Shards` of it; the latter look through the epochs with this seed."""
+    plan, devices = source.batches(data, batch_size), problem.devices
+    return plan if devices is None or devices.by_members else Shards.of(plan, devices, seed, epochs)
+
+
+def ready(
+    problem: Problem, data: Dataset, source: Source, plan: BatchPlan | Shards, chosen: np.ndarray
+) -> tuple[Any, Batch]:
+    """What a step takes for the structures `chosen`, on the devices where it is made; see `gathered`."""
+    devices = problem.devices
+    if not isinstance(plan, Shards):
+        arrays, batch = gathered(source, make_batch(problem, data, plan, chosen))
+        if devices is None:
+            return arrays, batch
+        return (arrays if source.on_device else devices.replicate(arrays)), devices.replicate(batch)
+
+    def one(own: BatchPlan, part: np.ndarray):
+        batch = make_batch(problem, data, own, part)
+        if source.on_device:
+            return None, batch
+        assert batch.rows is not None
+        return source.batch(batch.rows), batch._replace(rows=None)
+
+    arrays, batch = plan.devices.stack(plan.each(chosen, one))
+    return (source.arrays if source.on_device else arrays), batch
+
+
+def inputs_of(arrays, batch: Batch):
+    """Inputs of a batch inside jit, shard by shard if it has any; see `ready`."""
+    if batch.rows is None or batch.structures.ndim == 1:
+        return take(arrays, batch.rows)
+    return jax.vmap(take, in_axes=(None, 0))(arrays, batch.rows)
+
+
+def over_shards(function, inputs, layout: Layout, wanted: Targets):
+    """`function(inputs, layout, targets)` of a batch, which gives sums; of shards, the sums over all of them."""
+    if layout.structure.ndim == 1:
+        return function(inputs, layout, wanted)
+    return jax.tree.map(lambda a: a.sum(axis=0), jax.vmap(function)(inputs, layout, wanted))
 
 
 def widths_of(loss: LikelihoodLoss, params: Params, factors: Widths | None, progress) -> Widths:
@@ -248,19 +312,23 @@ def batch_loss(
     sums=loss_sums,
 ):
     """Numerator and denominator of the loss of a batch; or what else `sums` makes of the predictions, such as `error_sums`."""
-    outputs = evaluate_batch(model, params, inputs, layout)
-    noise = predicted_noise(model, params, inputs, layout)
-    return sums(loss, outputs, wanted, layout, widths_of(loss, params, factors, progress), noise)
+    widths = widths_of(loss, params, factors, progress)
+
+    def of_shard(inputs, layout, wanted):
+        outputs = evaluate_batch(model, params, inputs, layout)
+        return sums(loss, outputs, wanted, layout, widths, predicted_noise(model, params, inputs, layout))
+
+    return over_shards(of_shard, inputs, layout, wanted)
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "members"))
 def _measure(model, loss, members, params, trained, hyper: Hyper | None, arrays, batch: Batch) -> Errors:
-    inputs, layout, wanted = take(arrays, batch.rows), batch.layout, batch.wanted
+    inputs = inputs_of(arrays, batch)
 
     def one(trained, hyper):
         factors, fixed = (None, {}) if hyper is None else (hyper.widths, hyper.fixed)
         full = {**params, **fixed, **trained}
-        return batch_loss(model, loss, full, inputs, layout, wanted, factors, 1.0, error_sums)
+        return batch_loss(model, loss, full, inputs, batch.layout, batch.wanted, factors, 1.0, error_sums)
 
     return jax.vmap(one)(trained, hyper) if members else one(trained, hyper)
 
@@ -278,13 +346,16 @@ def validate(
 
     With `members`, `trained` and `hyper` have a leading axis of members, and so have the errors.
     """
-    data, source = problem.validation, problem.validation_inputs
-    plan = source.batches(data, batch_size)
+    data, source, params, devices = problem.validation, problem.validation_inputs, problem.params, problem.devices
+    if devices is not None:
+        params = devices.replicate(params)
+        hyper = devices.members(hyper) if members else devices.replicate(hyper)
+    plan = plan_of(problem, data, source, batch_size)
     total = None
     for chosen in plan.in_order():
-        ready = gathered(source, make_batch(problem, data, plan, chosen))
-        part = _measure(problem.model, loss, members, problem.params, trained, hyper, *ready)
-        part = jax.tree.map(np.float64, jax.device_get(part))
+        batch = ready(problem, data, source, plan, chosen)
+        part = _measure(problem.model, loss, members, params, trained, hyper, *batch)
+        part = jax.tree.map(np.float64, parallel.host(part))
         total = part if total is None else jax.tree.map(np.add, total, part)
     assert total is not None
     found = {"loss": total.loss[..., 1] / np.maximum(total.loss[..., 0], 1e-12)}

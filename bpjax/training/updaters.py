@@ -12,11 +12,21 @@ import optax
 from bpjax.errors import ConfigError
 from bpjax.potential.energy import init
 from bpjax.training.hyper import Hyper
-from bpjax.training.inputs import take
 from bpjax.training.losses import LikelihoodLoss
 from bpjax.training.optimizers import LBFGS, OptimizerOptions
 from bpjax.training.options import TrainingOptions
-from bpjax.training.problem import Batch, Problem, batch_loss, gathered, make_batch, preconditioned, trainable
+from bpjax.training.parallel import Shards, host
+from bpjax.training.problem import (
+    Batch,
+    Problem,
+    batch_loss,
+    inputs_of,
+    make_batch,
+    plan_of,
+    preconditioned,
+    ready,
+    trainable,
+)
 
 
 class State(NamedTuple):
@@ -109,8 +119,8 @@ TOGETHER = {"cpu": 16}
 """Members that are trained side by side, by kind of device; their intermediates then stay in the caches. All on other devices."""
 
 
-def _over_members(function, members: bool):
-    """`function(hyper, state, *rest)`, for all members if there are any."""
+def _over_members(function, members: int | None):
+    """`function(hyper, state, *rest)`, for all members if there are any, so many side by side."""
 
     def mapped(hyper: Hyper, state: State, *rest) -> State:
         step = state.step
@@ -119,19 +129,18 @@ def _over_members(function, members: bool):
             hyper, state = arguments
             return function(hyper, state._replace(step=step), *rest)._replace(step=None)
 
-        count = hyper.learning_rate.shape[0]
-        together = min(TOGETHER.get(jax.default_backend(), count), count)
+        together = min(members or 1, hyper.learning_rate.shape[0])
         found = jax.lax.map(one, (hyper, state._replace(step=None)), batch_size=together)
         return found._replace(step=step + 1)
 
-    return mapped if members else function
+    return function if members is None else mapped
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "options", "members"))
 def _descend(
     model, loss: LikelihoodLoss, options: OptimizerOptions, members, params, hyper, state, arrays, batch: Batch
 ):
-    inputs = take(arrays, batch.rows)
+    inputs = inputs_of(arrays, batch)
 
     def one(hyper: Hyper, state: State, inputs, batch: Batch) -> State:
         wanted = _weighted(batch, hyper)
@@ -180,7 +189,7 @@ def _search(model, loss: LikelihoodLoss, options: LBFGS, members, params, hyper,
 
             @jax.checkpoint
             def add(sums, batch: Batch):
-                inputs = take(arrays, batch.rows)
+                inputs = inputs_of(arrays, batch)
                 wanted = _weighted(batch, hyper)
                 progress = state.step / options.steps
                 part = batch_loss(model, loss, full, inputs, batch.layout, wanted, hyper.widths, progress)
@@ -209,7 +218,13 @@ class _ByGradient:
         assert isinstance(o, OptimizerOptions | LBFGS)
         self.problem, self.options, self.loss, self.hyper, self.members = problem, o, options.loss, hyper, members
         self.steps, self.evaluate_every, self.checkpoint_every = o.steps, o.evaluate_every, o.checkpoint_every
-        self.plan = problem.inputs.batches(problem.train, o.batch_size)
+        data, source, devices = problem.train, problem.inputs, problem.devices
+        epochs = -(-o.steps // source.batches(data, o.batch_size).batches) if isinstance(o, OptimizerOptions) else 0
+        self.plan = plan_of(problem, data, source, o.batch_size, o.seed, epochs)
+        self.params = problem.params
+        if devices is not None:
+            self.params = devices.replicate(self.params)
+            self.hyper = devices.replicate(hyper) if members is None else devices.members(hyper)
 
     def init(self, trained: Any) -> Any:
         """See `Updater`."""
@@ -217,10 +232,11 @@ class _ByGradient:
         return (start if self.members is None else jax.vmap(start))(trained)
 
     def _call(self, function, state: State, arrays, batch: Batch) -> State:
-        problem, several = self.problem, self.members is not None
-        return function(
-            problem.model, self.loss, self.options, several, problem.params, self.hyper, state, arrays, batch
-        )
+        together, devices = self.members, self.problem.devices
+        if together is not None and (devices is None or not devices.by_members):  # else each device has some of all
+            together = min(TOGETHER.get(jax.default_backend(), together), together)
+        model = self.problem.model
+        return function(model, self.loss, self.options, together, self.params, self.hyper, state, arrays, batch)
 
 
 class Descent(_ByGradient):
@@ -232,8 +248,10 @@ class Descent(_ByGradient):
         super().__init__(*arguments)
         self.per_epoch = self.plan.batches
         self._order: tuple[int, np.ndarray] | None = None
-        # What must be read from files or the host's memory is read by a thread while the step before runs.
-        self._reader = None if self.problem.inputs.on_device else ThreadPoolExecutor(1)
+        # What must be read from files or the host's memory, or sent to several devices, is so by a thread while the step
+        # before runs.
+        at_once = self.problem.inputs.on_device and self.problem.devices is None
+        self._reader = None if at_once else ThreadPoolExecutor(1)
         self._next: tuple[int, Future] | None = None
 
     def advance(self, state: State, start: int, stop: int) -> State:
@@ -252,13 +270,13 @@ class Descent(_ByGradient):
         return found
 
     def _batch(self, step: int) -> tuple[Any, Batch]:
-        batch = make_batch(self.problem, self.problem.train, self.plan, self._chosen(step))
-        return gathered(self.problem.inputs, batch)
+        return ready(self.problem, self.problem.train, self.problem.inputs, self.plan, self._chosen(step))
 
     def shown(self, state: State) -> dict[str, Any]:
         """The learning rate."""
         shape = self.options.shape(max(int(state.step) - 1, 0))
-        return {"learning_rate": np.asarray(self.hyper.learning_rate * state.rate * shape, np.float64)}
+        factors = host((self.hyper.learning_rate, state.rate, shape))
+        return {"learning_rate": np.asarray(np.prod(np.broadcast_arrays(*factors), axis=0), np.float64)}
 
     def _chosen(self, step: int) -> np.ndarray:
         epoch, batch = divmod(step, self.per_epoch)
@@ -278,14 +296,26 @@ class QuasiNewton(_ByGradient):
         super().__init__(*arguments)
         if not self.problem.inputs.on_device:
             raise ConfigError("'disk': L-BFGS needs all inputs in memory", field="optimizer.inputs")
-        batches = [make_batch(self.problem, self.problem.train, self.plan, c) for c in self.plan.in_order()]
-        self.batches = jax.tree.map(lambda *a: jnp.stack(a), *batches)
+        self.batches = self._all()
 
     def advance(self, state: State, start: int, stop: int) -> State:
         """See `Updater`."""
         for _ in range(start, stop):
             state = self._call(_search, state, self.problem.inputs.arrays, self.batches)
         return state
+
+    def _all(self) -> Batch:
+        """All batches, with a leading axis of them."""
+        problem, plan = self.problem, self.plan
+        if isinstance(plan, Shards):
+            each = [
+                plan.each(c, lambda own, part: make_batch(problem, problem.train, own, part)) for c in plan.in_order()
+            ]
+            shards = [jax.tree.map(lambda *a: np.stack(a), *own) for own in zip(*each, strict=True)]
+            return plan.devices.stack(shards, axis=1)
+        batches = [make_batch(problem, problem.train, plan, c) for c in plan.in_order()]
+        stacked = jax.tree.map(lambda *a: np.stack(a), *batches)
+        return jax.tree.map(jnp.asarray, stacked) if problem.devices is None else problem.devices.replicate(stacked)
 
     def shown(self, state: State) -> dict[str, Any]:
         """Nothing."""
