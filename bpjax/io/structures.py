@@ -312,6 +312,23 @@ def group_of(atoms: ase.Atoms) -> str:
     return "default"
 
 
+def weights_of(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> tuple[float, np.ndarray]:
+    """Weight of a structure, `info["weight"]`, and of the force on each of its atoms, `arrays["forces_weight"]`; 1 if not given.
+
+    Raises:
+      StructureError: a weight that is negative or not finite, or not one number for the structure and one for each atom.
+    """
+    given = atoms.info.get("weight", 1.0), atoms.arrays.get("forces_weight", np.ones(len(atoms)))
+    for name, value, shape in zip(("weight", "forces_weight"), given, ((), (len(atoms),)), strict=True):
+        value = np.asarray(value)
+        if value.shape != shape or value.dtype.kind not in "fiu":
+            message = "must be one number" if not shape else f"must be a number for each of {len(atoms)} atoms"
+            raise StructureError(f"{value.dtype} {value.shape}: {message}", path, frame, name)
+        if not (np.isfinite(value).all() and (value >= 0).all()):
+            raise StructureError(f"{value.min()}: must be finite and at least 0", path, frame, name)
+    return float(given[0]), np.asarray(given[1], np.float64)
+
+
 def require_labels(
     frames: Iterable[ase.Atoms],
     path: _Path | None,

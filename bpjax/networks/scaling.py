@@ -16,6 +16,10 @@ NOISE = 1e-6
 """Spread, relative to the feature, that may be mere rounding in float32 and says nothing of what is typical."""
 
 
+ROWS = 4096
+"""Atoms whose features are read at a time."""
+
+
 def init_scaling(elements: tuple[str, ...], size: int, dtype=np.float32) -> dict:
     """The identity: mean 0, scale 1, no limits, for every element."""
     zeros = jnp.zeros(size, dtype)
@@ -26,19 +30,25 @@ def fit_scaling(features: np.ndarray, species: np.ndarray, elements: tuple[str, 
     """Scaling from the features (A, D) and species (A,) of all atoms of a data set; elements without atoms keep the identity."""
     scaling = init_scaling(elements, features.shape[1])
     for s, element in enumerate(elements):
-        G = np.asarray(features[species == s], dtype=np.float64)
-        if len(G) == 0:
+        atoms = np.flatnonzero(species == s)
+        if len(atoms) == 0:
             continue
-        spread = G.std(axis=0)
-        varies = spread > NOISE * np.abs(G).max(axis=0)
+        # Some rows at a time in double precision: features may be files that are larger than the memory.
+        parts = [atoms[start : start + ROWS] for start in range(0, len(atoms), ROWS)]
+        mean = sum(features[part].sum(axis=0, dtype=np.float64) for part in parts) / len(atoms)
+        square = sum(np.square(features[part] - mean).sum(axis=0) for part in parts) / len(atoms)
+        low = np.min([features[part].min(axis=0) for part in parts], axis=0)
+        high = np.max([features[part].max(axis=0) for part in parts], axis=0)
+        spread = np.sqrt(square)
+        varies = spread > NOISE * np.maximum(np.abs(low), np.abs(high))
         typical = np.median(spread[varies]) if varies.any() else 1.0
         scale = 1.0 / np.maximum(spread, FLOOR * typical)
         scaling[element] = {
-            "mean": jnp.asarray(G.mean(axis=0), jnp.float32),
+            "mean": jnp.asarray(mean, jnp.float32),
             "scale": jnp.asarray(scale, jnp.float32),
             # Rounded outwards, so that no atom of the data lies outside.
-            "min": jnp.asarray(np.nextafter(np.float32(G.min(axis=0)), -np.inf)),
-            "max": jnp.asarray(np.nextafter(np.float32(G.max(axis=0)), np.inf)),
+            "min": jnp.asarray(np.nextafter(np.float32(low), -np.inf)),
+            "max": jnp.asarray(np.nextafter(np.float32(high), np.inf)),
         }
     return scaling
 

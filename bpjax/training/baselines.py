@@ -81,7 +81,8 @@ def fit_ridge(
 
     Args:
       descriptor: of the elements of the structures.
-      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure.
+      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure,
+        `arrays["forces_weight"]` the force on each atom.
       loss: widths of energies, forces and stresses, as in the training of networks.
       regularization: lambda; of several the one with the smallest loss of the validation structures is taken.
       validation: labelled structures to choose lambda by.
@@ -89,8 +90,9 @@ def fit_ridge(
       progress: display.
 
     Raises:
-      ConfigError: a lambda that is negative or not finite, several of them without validation structures, a descriptor of other
-        elements than those of the structures, or a dtype that cannot be used.
+      ConfigError: a lambda that is negative or not finite, a loss that is not of squares with given widths, several lambdas
+        without validation structures, a descriptor of other elements than those of the structures, or a dtype that cannot be
+        used.
       StructureError, UnknownSpeciesError: no structures, or structures or labels that cannot be used.
     """
     several = _several("regularization", regularization, validation)
@@ -176,7 +178,8 @@ def fit_sparse_gp(
 
     Args:
       descriptor: of the elements of the structures; a power spectrum (SOAP) with the default kernel is GAP.
-      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure.
+      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure,
+        `arrays["forces_weight"]` the force on each atom.
       points: sparse points of each element, at most; fewer where more would explain nothing.
       kernel: between environments.
       scale: :math:`\delta`, prior standard deviation of an atomic energy, in eV; of several the one with the smallest loss of
@@ -190,8 +193,8 @@ def fit_sparse_gp(
       progress: display.
 
     Raises:
-      ConfigError: an option that is not positive, a descriptor of other elements than those of the structures, or a dtype that
-        cannot be used.
+      ConfigError: an option that is not positive, a loss that is not of squares with given widths, a descriptor of other elements
+        than those of the structures, or a dtype that cannot be used.
       StructureError, UnknownSpeciesError: no structures, or structures or labels that cannot be used.
 
     References: Bartok, Payne, Kondor, Csanyi, Phys. Rev. Lett. 104, 136403 (2010); solution by QR: Foster et al., J. Mach. Learn.

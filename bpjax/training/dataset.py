@@ -20,13 +20,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
-from bpjax.io.structures import group_of, labels
+from bpjax.io.structures import group_of, labels, weights_of
 from bpjax.neighbors import pair_list, slots_in_rows
 from bpjax.training import batches as batches_of_like_size
 
 
 class Targets(NamedTuple):
-    """Labels of structures (B) and their atoms (N); a mask of zero stands for a missing label."""
+    """Labels of structures (B) and their atoms (N); a mask of zero stands for a missing label, that of forces is their weight."""
 
     energy: Float[Array, " B"]
     forces: Float[Array, "N 3"]
@@ -82,6 +82,7 @@ class Dataset:
       stress: eV/A^3, Voigt, ASE sign, (B, 6); NaN where missing or not fully periodic.
       volume: A^3, (B,); 1 where not periodic.
       weight: weight of each structure in the loss, (B,).
+      forces_weight: weight of the force on each atom in the loss, (A,).
       group: name of the group of each structure.
     """
 
@@ -97,6 +98,7 @@ class Dataset:
     stress: np.ndarray
     volume: np.ndarray
     weight: np.ndarray
+    forces_weight: np.ndarray
     group: tuple[str, ...]
 
     @property
@@ -151,7 +153,8 @@ def build_dataset(
       frames: `ase.Atoms` with labels, see `bpjax.io.structures.labels`.
       elements: the model's elements.
       cutoff: the model's cutoff in A.
-      weights: weight in the loss by group; `"default"` for groups not named, else 1. A frame's own `info["weight"]` multiplies.
+      weights: weight in the loss by group; `"default"` for groups not named, else 1. A frame's own `info["weight"]` multiplies;
+        `arrays["forces_weight"]` weighs the force on each atom.
       sources: file and frame number of each structure, for error messages.
 
     Raises:
@@ -161,7 +164,7 @@ def build_dataset(
     if not frames:
         raise StructureError("there are no structures")
     weights = weights or {}
-    found, pairs, species, groups, weight = [], [], [], [], []
+    found, pairs, species, groups, weight, forces_weight = [], [], [], [], [], []
     for n, atoms in enumerate(frames):
         path, frame = sources[n] if sources else (None, n)
         species.append(species_of(atoms.numbers, elements, f"{path or 'data'}: frame {frame}"))
@@ -170,10 +173,9 @@ def build_dataset(
             raise StructureError("has neither energy nor forces", path, frame)
         found.append(label)
         groups.append(group_of(atoms))
-        w = float(atoms.info.get("weight", 1.0)) * weights.get(groups[-1], weights.get("default", 1.0))
-        if not (np.isfinite(w) and w >= 0):
-            raise StructureError(f"{w}: must be finite and at least 0", path, frame, "weight")
-        weight.append(w)
+        own, of_forces = weights_of(atoms, path, frame)
+        weight.append(own * weights.get(groups[-1], weights.get("default", 1.0)))
+        forces_weight.append(of_forces)
         pairs.append(_pairs(atoms, cutoff))
     sizes = [len(atoms) for atoms in frames]
     R_ij, species_j, neighbor, mask = _dense(pairs, species)
@@ -200,6 +202,7 @@ def build_dataset(
             [abs(np.linalg.det(a.cell.array)) if p else 1.0 for a, p in zip(frames, periodic, strict=True)]
         ),
         weight=np.array(weight),
+        forces_weight=np.concatenate(forces_weight),
         group=tuple(groups),
     )
 
@@ -283,7 +286,7 @@ def targets(
         kept(has_forces, forces),
         kept(has_stress, stress),
         has_energy.astype(np.float32),
-        has_forces.astype(np.float32),
+        (has_forces * dataset.forces_weight[rows.atoms]).astype(np.float32),
         has_stress.astype(np.float32),
         np.where(present, dataset.weight[chosen], 0).astype(np.float32),
     )

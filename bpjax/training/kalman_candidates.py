@@ -121,11 +121,12 @@ def force_table(data: Dataset, loss: LikelihoodLoss, weight, blocks: int, stored
         away[i, place + 1], toward[i, place + 1] = at, at[back]
     else:
         toward[:] = local[:, None]
-    usable = np.flatnonzero(np.isfinite(data.forces).all(axis=1) & (weight[structure] > 0) & (loss.forces is not None))
+    weight = weight[structure] * data.forces_weight
+    usable = np.flatnonzero(np.isfinite(data.forces).all(axis=1) & (weight > 0) & (loss.forces is not None))
     forces = np.nan_to_num(data.forces)
     width = np.hypot(loss.forces or 1.0, loss.forces_relative * np.linalg.norm(forces, axis=1))
     share = np.ones((len(structure), blocks))
-    return Table(rows, toward, away, forces, np.sqrt(weight[structure]) / width, share), usable
+    return Table(rows, toward, away, forces, np.sqrt(weight) / width, share), usable
 
 
 def shapes_of(counts: np.ndarray) -> list[int]:

@@ -23,7 +23,7 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from bpjax.errors import StructureError
+from bpjax.errors import ConfigError, StructureError
 from bpjax.geometry import environments, forces_from_pairs, real_atoms, virial_from_pairs
 from bpjax.networks.elemental import options_of
 from bpjax.networks.kernel import SparseGP
@@ -133,8 +133,13 @@ def squares(
       progress: shows how many structures are done.
 
     Raises:
+      ConfigError: a loss that is not a sum of squares with given widths.
       StructureError: no structure has a label that the loss asks for.
     """
+    if loss.huber is not None or loss.learned or loss.changes:
+        raise ConfigError(
+            "linear fits are of squares with given widths: no huber, learned or final widths", field="loss"
+        )
     plain = replace(model, offsets=(), isolated=())  # not to compile again when only these change
     size = sum(leaf.size for leaf in jax.tree.leaves(linear_part(model, params)))
     triangle, waiting = np.zeros((0, size + 1)), [np.zeros((0, size + 1))]
@@ -166,7 +171,10 @@ def _weighted(model: Potential, rows: Rows, data: Dataset, n: int, loss: Likelih
         add(rows.energy[None], data.energy[n : n + 1] - offset, width)
     if loss.forces is not None:
         wanted = np.where(np.isfinite(data.forces[here]).all(axis=1, keepdims=True), data.forces[here], np.nan)
-        add(rows.forces[:atoms].reshape(3 * atoms, -1), wanted.ravel(), math.sqrt(3 * atoms) * loss.forces)
+        width = np.hypot(loss.forces, loss.forces_relative * np.linalg.norm(data.forces[here], axis=1))
+        with np.errstate(divide="ignore"):  # of no weight, infinitely wide
+            width = math.sqrt(3 * atoms) * width / np.sqrt(data.forces_weight[here])
+        add(rows.forces[:atoms].reshape(3 * atoms, -1), wanted.ravel(), np.repeat(width, 3))
     if loss.stress is not None and np.isfinite(data.stress[n]).all():
         W = rows.virial
         stress = -0.5 * (W + W.swapaxes(0, 1))[VOIGT] / data.volume[n]

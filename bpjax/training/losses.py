@@ -101,12 +101,17 @@ class LikelihoodLoss:
         check(0 <= self.beta <= 1, "loss beta", self.beta, "must be between 0 and 1")
         begin, end = self.change
         check(0 <= begin <= end <= 1, "loss change", self.change, "two parts of the run, 0 <= begin <= end <= 1")
-        moves = any(getattr(self, f"final_{kind}") is not None for kind in KINDS)
         check(
-            not (self.learned and moves),
+            not (self.learned and self.changes),
             "loss learned",
             True,
             "final widths cannot be given of widths that are learned",
+        )
+        check(
+            not (self.learned and self.forces_relative),
+            "loss learned",
+            True,
+            "learns one width of all forces: without forces_relative",
         )
         check(
             not (self.learned and self.huber),
@@ -114,6 +119,11 @@ class LikelihoodLoss:
             True,
             "is the likelihood of Gaussian errors: without huber",
         )
+
+    @property
+    def changes(self) -> bool:
+        """Whether widths change during the run."""
+        return any(getattr(self, f"final_{kind}") is not None for kind in KINDS)
 
     def widths(self, progress: Float[Array, ""] | float = 0.0) -> Widths:
         """The widths when the part `progress` of the run is over."""

@@ -11,7 +11,7 @@ import numpy as np
 from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
-from bpjax.io.structures import group_of, labels, read_structures, require_labels
+from bpjax.io.structures import group_of, labels, read_structures, require_labels, weights_of
 from bpjax.spec import from_spec, from_toml, registered
 from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
@@ -52,7 +52,7 @@ class Structures:
     dropped: tuple[Dropped, ...] = ()
 
     def fingerprint(self) -> str:
-        """Hash of every structure and label that is trained or validated on."""
+        """Hash of every structure that is trained or validated on, of its labels and weights."""
         digest = hashlib.sha256()
         for atoms in (*self.train.frames, *self.validation.frames):
             label = labels(atoms)
@@ -64,6 +64,7 @@ class Structures:
                 label.energy,
                 label.forces,
                 label.stress,
+                *weights_of(atoms),
             ):
                 digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
             digest.update(group_of(atoms).encode() + b"\0")

@@ -122,11 +122,12 @@ def test_ridge_is_least_squares_of_numpy(regularization):
 
 
 def test_the_loss_is_that_of_training():
-    """Weights of structures, stresses and both ways to count energies included."""
+    """Weights of structures and forces, relative widths and stresses included."""
     weighted = [relabelled(a, labels(a)) for a in frames()]
     for n, atoms in enumerate(weighted):
         atoms.info["weight"] = 1.0 + n % 3
-    loss = LikelihoodLoss(energy=0.3, forces=0.2, stress=0.02, energy_per="structure")
+        atoms.arrays["forces_weight"] = np.arange(len(atoms)) / 2
+    loss = LikelihoodLoss(energy=0.3, forces=0.2, stress=0.02, energy_per="structure", forces_relative=0.4)
     fit = fit_ridge(DESCRIPTOR, weighted, loss=loss, regularization=1e-4, dtype="float64")
     data = build_dataset(weighted, ELEMENTS, DESCRIPTOR.cutoff)
     plan = BatchPlan.of(data.sizes, len(data))
@@ -351,6 +352,9 @@ def test_bad_options():
     for options in ({"points": 0}, {"scale": 0.0}, {"jitter": -1e-3}, {"scale": (1.0, np.nan)}):
         with pytest.raises(ConfigError, match=f"{next(iter(options))}: must be"):
             fit_sparse_gp(DESCRIPTOR, frames(), **options)
+    for loss in ({"huber": 1.0}, {"learned": True}, {"final_energy": 0.1}):
+        with pytest.raises(ConfigError, match="loss: linear fits are of squares with given widths"):
+            fit_ridge(DESCRIPTOR, frames(), loss=LikelihoodLoss(**loss))
     with pytest.raises(ValueError, match="SparseGP points=0"):
         SparseGP(0)
     with pytest.raises(ValueError, match="is not linear in its parameters"):

@@ -68,6 +68,7 @@ def test_epochs_differ_and_repeat():
 
 def test_layout_and_targets_carry_the_labels():
     frames = structures(9)
+    frames[0].arrays["forces_weight"] = np.arange(len(frames[0])) / 2
     data = build_dataset(frames, ELEMENTS, 4.0, weights={"alloy": 2.5})
     plan = BatchPlan.of(data.sizes, 4)
     offsets = np.array([0.3, -0.7])
@@ -85,6 +86,7 @@ def test_layout_and_targets_carry_the_labels():
             assert wanted.energy[slot] == pytest.approx(atoms.get_potential_energy() - offset, abs=1e-5)
             np.testing.assert_allclose(wanted.forces[here], atoms.get_forces(), atol=1e-6)
             assert wanted.weight[slot] == (2.5 if atoms.info["config_type"] == "alloy" else 1.0)
+            np.testing.assert_array_equal(wanted.forces_mask[here], atoms.arrays.get("forces_weight", 1.0))
             assert wanted.stress_mask[slot] == atoms.pbc.all()
             if atoms.pbc.all():
                 np.testing.assert_allclose(wanted.stress[slot], atoms.get_stress(voigt=False)[VOIGT], atol=1e-6)
@@ -114,5 +116,10 @@ def test_bad_structures_are_named():
         build_dataset([], ELEMENTS, 4.0)
     heavy = structures(1)
     heavy[0].info["weight"] = -1.0
-    with pytest.raises(StructureError, match="weight"):
+    with pytest.raises(StructureError, match="weight: -1.0: must be finite and at least 0"):
         build_dataset(heavy, ELEMENTS, 4.0)
+    for weights, message in ((np.full(len(bare), -0.5), "at least 0"), (np.ones((len(bare), 3)), "each of 2 atoms")):
+        bare.calc = SinglePointCalculator(bare, energy=1.0)
+        bare.arrays["forces_weight"] = weights
+        with pytest.raises(StructureError, match=rf"set\.xyz: frame 3: forces_weight: .*{message}"):
+            build_dataset([bare], ELEMENTS, 4.0, sources=[("set.xyz", 3)])

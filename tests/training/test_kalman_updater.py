@@ -385,12 +385,19 @@ def test_candidates():
     assert (orders[0] != orders[1]).any()
 
 
-def test_weights_of_structures_are_weights_of_squares():
+def test_weights_are_weights_of_squares():
     problem = small_problem("stored", count=4)
-    heavy = problem._replace(train=replace(problem.train, weight=np.array([3.0, 1.0, 0.0, 0.0])))
+    train, weight = problem.train, np.array([3.0, 1.0, 0.0, 0.0])
+    of_forces = np.where(np.arange(len(train.species)) == 1, 0.0, 2.0)
+    heavy = problem._replace(train=replace(train, weight=weight, forces_weight=of_forces))
     updater = KalmanUpdater(heavy, options_of(selection="random"))
     assert updater.usable[ENERGY].tolist() == [0, 1]
+    assert sorted(set(updater.usable[FORCES] // 3)) == [n for n in range(train.first[2]) if n != 1]
     plain = KalmanUpdater(problem, options_of(selection="random"))
+    np.testing.assert_allclose(
+        updater._tables[FORCES].scale ** 2,
+        np.repeat([3, 1, 0, 0], train.sizes) * of_forces * plain._tables[FORCES].scale ** 2,
+    )
     np.testing.assert_allclose(
         updater._tables[ENERGY].scale ** 2, np.array([3, 1, 0, 0]) * plain._tables[ENERGY].scale ** 2
     )

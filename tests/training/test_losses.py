@@ -180,6 +180,7 @@ def test_error_sums():
         ({"change": (0.9, 0.7)}, "change="),
         ({"learned": True, "huber": 1.0}, "learned=True.*huber"),
         ({"learned": True, "final_energy": 0.1}, "learned=True.*final"),
+        ({"learned": True, "forces_relative": 0.1}, "learned=True.*forces_relative"),
         ({"beta": 2.0}, "beta=2.0"),
     ],
 )

@@ -37,6 +37,8 @@ def test_set_aside_by_group(folder):
     assert again.fingerprint() == found.fingerprint()
     other = prepare(DataOptions(("train.extxyz",), validation_fraction=0.2), folder, 1)
     assert other.fingerprint() != found.fingerprint()
+    again.train.frames[0].arrays["forces_weight"] = np.zeros(len(again.train.frames[0]))
+    assert again.fingerprint() != found.fingerprint()
     assert found.elements == ("Al", "Cu")
 
 
