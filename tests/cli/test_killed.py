@@ -9,26 +9,7 @@ import time
 import ase.io
 import pytest
 
-from tests.training.labelled import structures
-
-CONFIG = """
-[data]
-train = ["train.extxyz"]
-validation_fraction = 0.25
-[descriptor]
-type = "DefaultACSF"
-cutoff = 4.0
-radial = 4
-angular = 1
-zeta = [1.0]
-[network]
-hidden = [8]
-[optimizer]
-steps = 3000
-batch_size = 4
-evaluate_every = 50
-checkpoint_every = 100
-"""
+from tests.training.labelled import structures, training_file
 
 
 def command(*arguments):
@@ -39,7 +20,7 @@ def command(*arguments):
 def test_ten_kills(tmp_path):
     ase.io.write(tmp_path / "train.extxyz", structures(16))
     config = tmp_path / "config.toml"
-    config.write_text(CONFIG)
+    config.write_text(training_file(3000, 100, evaluate=50))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(config, "-o", whole), check=True, capture_output=True)
     rng, kills = random.Random(0), 0

@@ -23,32 +23,7 @@ from bpjax.potential.store import load
 from bpjax.spec import to_spec
 from bpjax.training import Fit
 from bpjax.training.prepare import Dropped, read_run
-from tests.training.labelled import structures
-
-CONFIG = """
-[data]
-train = ["train.extxyz"]
-test = ["test.extxyz"]
-validation_fraction = 0.25
-
-[descriptor]
-type = "DefaultACSF"
-cutoff = 4.0
-radial = 4
-angular = 1
-zeta = [1.0]
-
-[network]
-hidden = [8]
-
-[optimizer]
-steps = {steps}
-batch_size = 4
-learning_rate = 1e-2
-warmup = 5
-evaluate_every = 10
-checkpoint_every = {checkpoint}
-"""
+from tests.training.labelled import structures, training_file
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +31,7 @@ def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("train")
     ase.io.write(found / "train.extxyz", structures(16))
     ase.io.write(found / "test.extxyz", structures(8, seed=1))
-    (found / "config.toml").write_text(CONFIG.format(steps=30, checkpoint=10))
+    (found / "config.toml").write_text(training_file(30, 10, test=True))
     return found
 
 
@@ -199,7 +174,7 @@ def test_structures_that_are_not_used_are_named(folder):
 def test_other_kinds_of_runs(folder, tmp_path, capsys, sections):
     """Ensembles with predicted noise, and learned widths: their reports have what is special to them."""
     config = folder / "other.toml"
-    config.write_text(CONFIG.format(steps=20, checkpoint=10) + sections)
+    config.write_text(training_file(20, 10, test=True) + sections)
     assert main(["train", str(config), "-o", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -216,7 +191,7 @@ def test_other_kinds_of_runs(folder, tmp_path, capsys, sections):
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "length"), [("LBFGS", "steps = 10"), ("KalmanFilter", "epochs = 2")])
 def test_runs_of_other_optimizers(folder, tmp_path, optimizer, length):
-    text = CONFIG.format(steps=20, checkpoint=10)
+    text = training_file(20, 10, test=True)
     text = text[: text.index("[optimizer]")] + f'[optimizer]\ntype = "{optimizer}"\n{length}\n'
     (folder / "optimizer.toml").write_text(text)
     assert main(["train", str(folder / "optimizer.toml"), "-o", str(tmp_path / "run")]) == 0
@@ -263,7 +238,7 @@ def test_existing_run_is_left_alone(folder, run, capsys):
     ],
 )
 def test_bad_configurations(folder, tmp_path, capsys, edit, words):
-    text = CONFIG.format(steps=30, checkpoint=10)
+    text = training_file(30, 10, test=True)
     assert edit[0] in text
     bad = tmp_path / "config.toml"
     bad.write_text(text.replace(*edit).replace('"t', f'"{folder}/t'))
@@ -280,7 +255,7 @@ def test_nothing_to_resume(folder, tmp_path, capsys):
 
 def test_interrupted_by_signal_and_resumed(folder, tmp_path):
     """Ctrl-C in a process of its own; the resumed run ends in the same file as one that was not interrupted."""
-    (folder / "long.toml").write_text(CONFIG.format(steps=2000, checkpoint=500))
+    (folder / "long.toml").write_text(training_file(2000, 500, test=True))
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
 
     def command(name, *more):
@@ -319,7 +294,7 @@ def _wait_for_lines(path: Path, count: int, process) -> None:
 
 
 def test_elements_of_a_descriptor_are_those_of_the_data(folder, capsys):
-    text = CONFIG.format(steps=2, checkpoint=10)
+    text = training_file(2, 10, test=True)
     section = text[text.index("[descriptor]") : text.index("[network]")]
     soap = '[descriptor]\ntype = "SOAP"\nradius = 4.0\nn_max = 2\nl_max = 1\n\n'
     (folder / "soap.toml").write_text(text.replace(section, soap))

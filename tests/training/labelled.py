@@ -39,3 +39,31 @@ def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
         atoms.rattle(0.1, seed=int(rng.integers(1 << 30)))
         frames.append(labelled(atoms, ("primitive", "alloy", "slab", "molecule")[kind]))
     return frames
+
+
+def training_file(steps: int, checkpoint: int, *, evaluate: int = 10, test: bool = False) -> str:
+    """A training file for `train.extxyz`, and `test.extxyz`, of such structures."""
+    return f"""
+[data]
+train = ["train.extxyz"]
+test = {'["test.extxyz"]' if test else "[]"}
+validation_fraction = 0.25
+
+[descriptor]
+type = "DefaultACSF"
+cutoff = 4.0
+radial = 4
+angular = 1
+zeta = [1.0]
+
+[network]
+hidden = [8]
+
+[optimizer]
+steps = {steps}
+batch_size = 4
+learning_rate = 1e-2
+warmup = 5
+evaluate_every = {evaluate}
+checkpoint_every = {checkpoint}
+"""

@@ -20,7 +20,7 @@ from bpjax.errors import ConfigError
 from bpjax.potential.store import load
 from bpjax.training import parallel
 from bpjax.training.dataset import BatchPlan
-from tests.training.labelled import structures
+from tests.training.labelled import structures, training_file
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0", "PYTHONPATH": str(ROOT)}
@@ -152,30 +152,6 @@ def test_hosts_hold_what_devices_held():
 
 # ---------------------------------------------------------------------------------------------- processes
 
-CONFIG = """
-[data]
-train = ["train.extxyz"]
-validation_fraction = 0.25
-
-[descriptor]
-type = "DefaultACSF"
-cutoff = 4.0
-radial = 4
-angular = 1
-zeta = [1.0]
-
-[network]
-hidden = [8]
-
-[optimizer]
-steps = {steps}
-batch_size = 4
-learning_rate = 1e-2
-warmup = 5
-evaluate_every = 10
-checkpoint_every = {checkpoint}
-"""
-
 
 def free_port() -> int:
     with socket.socket() as one:
@@ -237,7 +213,7 @@ class Two:
 @pytest.fixture(scope="module")
 def single(folder):
     """The run of one process with one device."""
-    (folder / "config.toml").write_text(CONFIG.format(steps=30, checkpoint=10))
+    (folder / "config.toml").write_text(training_file(30, 10))
     found = subprocess.run(
         command(folder / "config.toml", folder / "single"), env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -272,7 +248,7 @@ def test_two_processes_give_the_numbers_of_one(folder, single, devices, slurm):
 def test_two_processes_with_files_or_members(folder, section):
     name = "disk" if "disk" in section else "members"
     config = folder / f"{name}.toml"
-    config.write_text(CONFIG.format(steps=30, checkpoint=10) + section)
+    config.write_text(training_file(30, 10) + section)
     run = subprocess.run(command(config, folder / f"{name}1"), env=ENVIRONMENT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     status, texts = Two(config, folder / f"{name}2", devices=2).wait()
@@ -285,7 +261,7 @@ def test_two_processes_with_files_or_members(folder, section):
 def test_interrupted_or_killed_and_resumed(folder, how):
     """One process gets a signal, both end; resumed, they end in the same file as without it, to the last bit."""
     config = folder / f"long{how}.toml"
-    config.write_text(CONFIG.format(steps=600, checkpoint=100))
+    config.write_text(training_file(600, 100))
     whole, cut = folder / f"whole{how}", folder / f"cut{how}"
     assert Two(config, whole).wait()[0] == [0, 0]
     two = Two(config, cut)
