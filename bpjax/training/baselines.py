@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jax.flatten_util import ravel_pytree
 
 from bpjax.descriptors import Descriptor
 from bpjax.elements import fit_offsets, species_of
@@ -325,6 +324,8 @@ def _scaled(scaling: dict, G: np.ndarray) -> np.ndarray:
 
 
 def _with_parameters(model: Potential, params: Params, theta: np.ndarray) -> Params:
-    """The arrays with the fitted linear part."""
-    start, unravel = ravel_pytree(linear_part(model, params))
-    return with_linear(params, unravel(jnp.asarray(theta, start.dtype)))
+    """The arrays with the fitted linear part, in double precision whatever JAX's mode: large weights of either sign cancel."""
+    leaves, tree = jax.tree.flatten(linear_part(model, params))
+    parts = np.split(theta, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return with_linear(params, tree.unflatten(shaped))

@@ -5,10 +5,10 @@ For m errors :math:`\xi` with derivatives H (m, n) of the predictions with the n
 .. math:: X = P H^T, \quad A = H X + R, \quad K = X A^{-1}, \quad
           w \leftarrow w + K \xi, \quad P \leftarrow (P - K X^T) / \lambda + q
 
-with :math:`R = 1/\eta, \lambda = 1` ("standard") or :math:`R = \lambda` ("fading"; the identity is implied). With U updates per
-epoch, eta grows before each standard update, :math:`\eta \leftarrow \eta\, e^{\eta_\tau / U}` while below its maximum; q decays
-after any update, :math:`q \leftarrow q\, e^{-q_\tau / U}` while above its minimum; and lambda goes to one after each fading
-update, :math:`\lambda \leftarrow \nu \lambda + 1 - \nu`.
+with :math:`R = \lambda/\eta` (the identity is implied) and :math:`\lambda = 1` but for "fading". With U updates per epoch, eta
+grows before each update, :math:`\eta \leftarrow \eta\, e^{\eta_\tau / U}` while below its maximum; q decays after it,
+:math:`q \leftarrow q\, e^{-q_\tau / U}` while above its minimum; and lambda goes to one after each fading update,
+:math:`\lambda \leftarrow \nu \lambda + 1 - \nu`.
 
 With Cholesky's :math:`A = L L^T` and :math:`Y = L^{-1} X^T` the gain is not needed: :math:`K \xi = Y^T L^{-1} \xi` and
 :math:`K X^T = Y^T Y`, which is symmetric to the last bit, so that P stays so.
@@ -86,8 +86,8 @@ def update(
     Returns: the filter and the weights after it.
     """
     fading = options.kind == "fading"
-    eta = state.eta if fading else _while_below(state.eta, options.eta_max, options.eta_tau / per_epoch)
-    R = state.lam if fading else 1 / eta
+    eta = _while_below(state.eta, options.eta_max, options.eta_tau / per_epoch)
+    R = (state.lam if fading else 1) / eta
     edges = np.cumsum([0, *(len(P) for P in state.P)]).tolist()
     parts = [slice(a, b) for a, b in pairwise(edges)]
     X = [H[:, part] @ P for part, P in zip(parts, state.P, strict=True)]  # P is symmetric

@@ -16,14 +16,16 @@ class KalmanFilter(RunOptions):
     in units of their widths in the loss, :math:`\xi = (y^\mathrm{ref} - y)/\sigma`, and R = 1 is noise of just that width. The
     filter of n2p2, whose errors are differences of total energies and of forces (times `force_weight`) in its normalised
     units, is the special case ``energy_per="structure"``, :math:`\sigma_E = u`, :math:`\sigma_F = u / (l f)` with u and l the
-    normalised units of energy and length in eV and A, and f the `force_weight`. Stresses are validated, but not fitted.
+    normalised units of energy and length in eV and A, and f the `force_weight`; with eta = 1 throughout where it is "fading".
+    Stresses are validated, but not fitted.
 
     Attributes:
       epochs: passes; each has as many updates as the fractions below say. A step of a run is an epoch.
-      kind: "standard", with noise R = 1/eta that falls during the run, or "fading", which forgets old updates.
+      kind: "standard", or "fading", which forgets old updates.
       epsilon: the filter starts with P = 1/epsilon.
       q0, q_tau, q_min: process noise, its decay (exponent per epoch) and where the decay ends.
-      eta, eta_tau, eta_max: "standard": eta, its growth (exponent per epoch) and where the growth ends.
+      eta, eta_tau, eta_max: noise R = 1/eta that falls during the run: eta, its growth (exponent per epoch) and where the growth
+        ends. While the errors are far above their widths, a filter that took these at their word would overshoot.
       lambda_0, nue: "fading": first forgetting factor lambda, and nu of lambda <- nu lambda + 1 - nu after each update.
       blocks: "global": covariances of all weights. "layer": of those of one layer, with one gain for all (decoupled filter of
         Puskorius and Feldkamp). "element": a filter of its own for each element, as `update_strategy 1` of n2p2: each sees the

@@ -209,8 +209,9 @@ class KalmanUpdater:
     def shown(self, state: Any) -> dict[str, float]:
         """Noise of the schedule and errors, in units of their widths, that the updates of the last epoch found."""
         o, kalman = self.options, jax.device_get(state.optimizer)
-        found = {"lambda": kalman.filter.lam} if o.kind == "fading" else {"eta": kalman.filter.eta}
-        found["q"] = kalman.filter.q
+        found = {"eta": kalman.filter.eta, "q": kalman.filter.q}
+        if o.kind == "fading":
+            found["lambda"] = kalman.filter.lam
         for kind, name in ((ENERGY, "energy_innovation"), (FORCES, "forces_innovation")):
             if self.updates[kind]:
                 found[name] = kalman.innovation[kind]

@@ -15,10 +15,10 @@ class ReferenceFilter:
 
     def update(self, H, xi):
         o, fading = self.o, self.o.kind == "fading"
-        if not fading and self.eta < o.eta_max:
+        if self.eta < o.eta_max:
             self.eta *= np.exp(o.eta_tau / self.per_epoch)
         X = self.P @ H
-        A = H.T @ X + np.eye(H.shape[1]) * (self.lam if fading else 1 / self.eta)
+        A = H.T @ X + np.eye(H.shape[1]) * (self.lam if fading else 1) / self.eta
         K = X @ np.linalg.inv(A)
         self.P = self.P - K @ X.T
         if fading:

@@ -92,7 +92,7 @@ def test_linear_model_gives_ridge_regression(m):
     X, y = rng.normal(size=(60, 8)), rng.normal(size=60)
     for options, eta in (
         (KalmanFilter(eta=0.3, eta_tau=0.0, q0=0.0, epsilon=0.2), 0.3),
-        (KalmanFilter(kind="fading", lambda_0=1.0, q0=0.0, epsilon=0.2), 1.0),
+        (KalmanFilter(kind="fading", lambda_0=1.0, eta=1.0, q0=0.0, epsilon=0.2), 1.0),
     ):
         state, w = init_filter(options, (8,), jnp.float64), jnp.zeros(8)
         for H, target in zip(X.reshape(-1, m, 8), y.reshape(-1, m), strict=True):
@@ -106,7 +106,7 @@ def test_forgetting_gives_weighted_least_squares():
     # lambda constant: the error k updates ago counts lambda^k.
     rng = np.random.default_rng(2)
     X, y = rng.normal(size=(40, 6)), rng.normal(size=40)
-    options = KalmanFilter(kind="fading", lambda_0=0.9, nue=1.0, q0=0.0, epsilon=0.2)
+    options = KalmanFilter(kind="fading", lambda_0=0.9, nue=1.0, eta=1.0, q0=0.0, epsilon=0.2)
     state, w = init_filter(options, (6,), jnp.float64), jnp.zeros(6)
     for x, target in zip(X, y, strict=True):
         state, w = RUN(options, 40, state, w, jnp.asarray(x)[None], jnp.asarray(target - x @ w)[None, None])
