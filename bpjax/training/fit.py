@@ -213,7 +213,7 @@ class Run:
         o, state = self.options.optimizer, self.state
         loss = np.asarray(parallel.host(state.loss_sum), np.float64) / ((step - 1) % self.updater.evaluate_every + 1)
         if not np.isfinite(loss).any():
-            raise DivergedError(f"the training loss is not finite at step {step}; lower optimizer.learning_rate")
+            raise DivergedError(f"the training loss is not finite at step {step}; {self.updater.remedy}")
         found = validate(
             self.problem,
             self.options.loss,

@@ -16,8 +16,8 @@ class KalmanFilter(RunOptions):
     in units of their widths in the loss, :math:`\xi = (y^\mathrm{ref} - y)/\sigma`, and R = 1 is noise of just that width. The
     filter of n2p2, whose errors are differences of total energies and of forces (times `force_weight`) in its normalised
     units, is the special case ``energy_per="structure"``, :math:`\sigma_E = u`, :math:`\sigma_F = u / (l f)` with u and l the
-    normalised units of energy and length in eV and A, and f the `force_weight`; with eta = 1 throughout where it is "fading".
-    Stresses are validated, but not fitted.
+    normalised units of energy and length in eV and A, and f the `force_weight`; with single components of forces and its own
+    schedules (eta from 0.01 to 1, or 1 throughout where it is "fading"). Stresses are validated, but not fitted.
 
     Attributes:
       epochs: passes; each has as many updates as the fractions below say. A step of a run is an epoch.
@@ -25,7 +25,8 @@ class KalmanFilter(RunOptions):
       epsilon: the filter starts with P = 1/epsilon.
       q0, q_tau, q_min: process noise, its decay (exponent per epoch) and where the decay ends.
       eta, eta_tau, eta_max: noise R = 1/eta that falls during the run: eta, its growth (exponent per epoch) and where the growth
-        ends. While the errors are far above their widths, a filter that took these at their word would overshoot.
+        ends. While the errors are far above their widths, a filter that took these at their word would overshoot; and labels
+        that come again in every epoch say less each time than their widths do, which is why eta stays below 1.
       lambda_0, nue: "fading": first forgetting factor lambda, and nu of lambda <- nu lambda + 1 - nu after each update.
       blocks: "global": covariances of all weights. "layer": of those of one layer, with one gain for all (decoupled filter of
         Puskorius and Feldkamp). "element": a filter of its own for each element, as `update_strategy 1` of n2p2: each sees the
@@ -51,15 +52,15 @@ class KalmanFilter(RunOptions):
 
     epochs: int = 30
     kind: str = "standard"
-    epsilon: float = 0.01
+    epsilon: float = 1.0
     q0: float = 0.01
     q_tau: float = 2.302
     q_min: float = 1e-6
-    eta: float = 0.01
+    eta: float = 0.001
     eta_tau: float = 2.302
-    eta_max: float = 1.0
+    eta_max: float = 0.01
     lambda_0: float = 0.98
-    nue: float = 0.9987
+    nue: float = 0.99
     blocks: str = "global"
     selection: str = "threshold"
     energy_threshold: float = 0.8
@@ -69,9 +70,9 @@ class KalmanFilter(RunOptions):
     forces_fraction: float | None = None
     force_energy_ratio: float = 3.0
     energies_per_update: int = 1
-    forces_per_update: int = 1
+    forces_per_update: int = 8
     group: str = "full"
-    force_group: str = "component"
+    force_group: str = "atom"
     precision: str = "auto"
     average: float = 0.0
     evaluate_every: int = 1

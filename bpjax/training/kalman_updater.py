@@ -162,6 +162,7 @@ class KalmanUpdater:
     """
 
     per_epoch = 1
+    remedy = "lower optimizer.eta, or take float64; with fading memory lambda_0 nearer to 1 or a smaller nue"
 
     def __init__(self, problem: Problem, options: TrainingOptions):
         o: Any = options.optimizer

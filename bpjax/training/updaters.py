@@ -65,12 +65,14 @@ class Updater(Protocol):
       steps: how many steps make a run.
       evaluate_every, checkpoint_every: steps between evaluations and checkpoints.
       per_epoch: steps that use each structure about once.
+      remedy: what a user can do where the loss is not finite.
     """
 
     steps: int
     evaluate_every: int
     checkpoint_every: int
     per_epoch: int
+    remedy: str
 
     def init(self, trained: Any) -> Any:
         """State of the optimiser for the first parameters, a pytree of arrays."""
@@ -244,6 +246,8 @@ class Descent(_ByGradient):
 
     options: OptimizerOptions
 
+    remedy = "lower optimizer.learning_rate"
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.per_epoch = self.plan.batches
@@ -291,6 +295,7 @@ class QuasiNewton(_ByGradient):
     options: LBFGS
 
     per_epoch = 1
+    remedy = "look for structures with absurd energies or forces"
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

@@ -5,7 +5,8 @@
 One JSON line for each set, method and error: the first epoch after which the root mean square error of the forces of the
 validation structures (a tenth, set aside) is below it, and the seconds until then, without descriptors and validation but with
 compilation; null where it was not reached. An epoch of Adam is one pass over the structures, one of the filter as many updates
-as its options say. The last line of each method has its best errors and the time of an update.
+as its options say. An energy is one measurement among many forces for the filter, and gets a smaller width there (`--energy`).
+The last line of each method has its best errors and the time of an update.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import jax
 
 import bpjax as bp
 from bpjax.networks import MLP
-from bpjax.training import DataOptions, OptimizerOptions, TrainingOptions, prepare
+from bpjax.training import DataOptions, LikelihoodLoss, OptimizerOptions, TrainingOptions, prepare
 from bpjax.training.kalman_options import KalmanFilter
 from bpjax.training.kalman_updater import KalmanUpdater
 from bpjax.training.problem import pose, validate
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[15, 15])
     parser.add_argument("--epochs", type=int, default=20, help="of the filter")
     parser.add_argument("--adam-epochs", type=int, default=400)
+    parser.add_argument("--energy", type=float, default=0.005, help="width of energies in the filter, in eV/atom")
     parser.add_argument("--kind", choices=("standard", "fading"), nargs="+", default=["standard", "fading"])
     options = parser.parse_args()
     for path in map(Path, options.sets):
@@ -78,7 +80,8 @@ def main() -> None:
         follow(path.name, "adam", problem, settings, updater, options.adam_epochs, options.forces, updater.per_epoch)
         for kind in options.kind:
             kalman = KalmanFilter(kind=kind, epochs=options.epochs)
-            settings = TrainingOptions(data, descriptor, network, optimizer=kalman)
+            loss = LikelihoodLoss(energy=options.energy)
+            settings = TrainingOptions(data, descriptor, network, loss, kalman)
             updater = KalmanUpdater(problem, settings)
             name = f"kalman {kind}"
             follow(path.name, name, problem, settings, updater, options.epochs, options.forces, sum(updater.updates))

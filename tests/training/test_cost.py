@@ -56,7 +56,7 @@ def test_memory_and_device(monkeypatch):
     gpu = SimpleNamespace(device_kind="Some GPU", memory_stats=lambda: {"peak_bytes_in_use": 3_000_000_000})
     before = watched(3, 0, ())[1]
     held = bytearray(100_000_000)
-    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
     cost = watched(3, 0, ())[1]
     assert cost["device"] == "Some GPU" and cost["device_memory_peak_gb"] == 3.0
     assert cost["memory_peak_gb"] >= before["memory_peak_gb"] and cost["memory_peak_gb"] > len(held) / 1e9

@@ -25,7 +25,7 @@ def sequence(n, m, count, seed=0):
 @pytest.mark.parametrize("kind", ["standard", "fading"])
 @pytest.mark.parametrize("m", [1, 3, 12])
 def test_updates_equal_the_formula(kind, m):
-    options = KalmanFilter(kind=kind, eta_max=0.05, q_min=1e-3)
+    options = KalmanFilter(kind=kind, eta=0.01, eta_max=0.05, q_min=1e-3)
     n, per_epoch = 20, 10
     reference = ReferenceFilter(options, np.linspace(-1, 1, n), per_epoch)
     state, w = init_filter(options, (n,), jnp.float64), jnp.linspace(-1, 1, n)

@@ -33,8 +33,10 @@ from tests.training.labelled import structures
 
 
 def options_of(loss=None, **kalman):
+    """With the usual schedules and single components of n2p2 where nothing else is said."""
     data = DataOptions(train=("none.extxyz",))
-    return TrainingOptions(data, loss=loss or LikelihoodLoss(), optimizer=KalmanFilter(**kalman))
+    usual = {"epsilon": 0.01, "eta": 0.01, "eta_max": 1.0, "forces_per_update": 1, "force_group": "component"}
+    return TrainingOptions(data, loss=loss or LikelihoodLoss(), optimizer=KalmanFilter(**usual | kalman))
 
 
 def exact(frames, data):
