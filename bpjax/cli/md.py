@@ -83,6 +83,9 @@ class Options:
     """Write frames with such functions to this file, at most one in --log-interval steps and without labels, and the functions,
     values and ranges to FILE.jsonl beside it. Needs --max-extrapolations."""
 
+    devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Devices that share the atoms (default: all, as long as each gets 2000 atoms; 1 takes the first alone)."""
+
     overwrite: bool = False
     """Replace the output files if they exist."""
 
@@ -111,7 +114,15 @@ def run(options: Options) -> None:
     atoms = read_frames(options.structure, options.frame, options.units)[0]
     names = (
         *("ensemble", "temperature", "steps", "pressure", "seed", "log_interval", "trajectory_interval"),
-        *("use_momenta", "max_temperature", "dtype", "overwrite", "max_extrapolations", "extrapolation_file"),
+        *(
+            "use_momenta",
+            "max_temperature",
+            "dtype",
+            "overwrite",
+            "max_extrapolations",
+            "extrapolation_file",
+            "devices",
+        ),
     )
     result = run_md(
         model,
@@ -126,7 +137,8 @@ def run(options: Options) -> None:
         **{name: getattr(options, name) for name in names},
     )
     speed = result.timings["us_per_atom_step"]
-    print(f"wrote {options.output} and {log}: {options.steps} steps, {speed:.1f} us per atom and step")
+    shared = f" on {result.devices} devices" if result.devices > 1 else ""
+    print(f"wrote {options.output} and {log}: {options.steps} steps, {speed:.1f} us per atom and step{shared}")
     if result.extrapolations is not None:
         kept = f"; frames are in {extrapolating}" if extrapolating is not None and result.extrapolations else ""
         print(f"extrapolation: {result.extrapolations} warnings{kept}")

@@ -1,5 +1,6 @@
 """Molecular dynamics: adapters to jax-md, a driver, and what watches a run."""
 
+from bpjax.dynamics.divided import divided_potential as divided_potential
 from bpjax.dynamics.jaxmd import multi_image_potential as multi_image_potential
 from bpjax.dynamics.jaxmd import neighbor_list_potential as neighbor_list_potential
 from bpjax.dynamics.jaxmd import prediction_fn as prediction_fn

@@ -73,7 +73,7 @@ def neighbor_list_potential(
         raise ValueError(f"format={format}: only Dense lists are supported")
     if box is None and displacement is not None:
         raise ValueError("displacement needs the box that belongs to it (any box at all in free space: leave both out)")
-    species = _checked_species(model, species)
+    species = checked_species(model, species)
     if box is not None:
         check_minimum_image(np.asarray(box_matrix(box)), pbc, model.cutoff + skin)
     if disable_cell_list is None:
@@ -104,7 +104,7 @@ def multi_image_potential(
     capacity_multiplier: float = 1.25,
 ) -> tuple[NeighborFn, EnergyFn]:
     """Potential on lists of every periodic image, for cells of any size and shape; see `neighbor_list_potential`."""
-    species = _checked_species(model, species)
+    species = checked_species(model, species)
     neighbor_fn = skin_list(
         model.cutoff,
         skin,
@@ -133,11 +133,11 @@ def prediction_fn(
     Returns: `predict(R, neighbor, box=None)`; forces in eV/A in real space, also for fractional positions. With `watch` it also
     counts the features of each atom outside the range of training.
     """
-    species = _checked_species(model, species)
+    species = checked_species(model, species)
     vectors = _listed(box, fractional_coordinates) if images else _nearest(box, pbc, fractional_coordinates)
 
     def predict(R: Float[Array, "N 3"], neighbor: Any, box: Any = None, **unused: Any) -> Prediction:
-        _check_arguments(unused)
+        check_arguments(unused)
         env, idx = _environment(vectors, R, neighbor, species, box, None)
         E_i, g, outside, _ = local_energies(model, params, env, species, watch=watch)
         forces = forces_from_pairs(g, idx, env.mask)
@@ -164,7 +164,7 @@ def _energy_fn(model: Potential, params: Params, species: Array, vectors: Callab
         R: Float[Array, "N 3"], neighbor: Any, box: Any = None, perturbation: Any = None, **unused: Any
     ) -> Float[Array, ""]:
         """Energy in eV relative to the offsets."""
-        _check_arguments(unused)
+        check_arguments(unused)
         env, _ = _environment(vectors, R, neighbor, species, box, perturbation)
         return sum_of_local_energies(model, params, *env, species, everyone)
 
@@ -188,37 +188,49 @@ def _environment(vectors, R, neighbor, species, box, perturbation):
 
 def _nearest(default_box: Any, pbc: tuple[bool, bool, bool], fractional: bool) -> Callable:
     """Pair vectors to the nearest image."""
+    between = nearest_images(default_box, pbc, fractional)
+    return lambda R, idx, neighbor, box: between(R[idx] - R[:, None], None, box)
+
+
+def nearest_images(default_box: Any, pbc: tuple[bool, bool, bool], fractional: bool) -> Callable:
+    """Differences of positions (and None, and a box) to pair vectors to the nearest image."""
     periodic = np.array(pbc, dtype=float)
 
-    def vectors(R, idx, neighbor, box):
+    def between(dX, n, box):
         if default_box is None:
             if box is not None:
                 raise ValueError("box= in free space: build the potential with a box")
-            return R[idx] - R[:, None]
-        h = box_matrix(default_box if box is None else box, R.dtype)
+            return dX
+        h = box_matrix(default_box if box is None else box, dX.dtype)
         if fractional:
-            dX = R[idx] - R[:, None]
-            return _real(h, dX - jnp.round(dX) * periodic.astype(R.dtype))
-        dR = R[idx] - R[:, None]
-        n = jnp.round(product(jnp.linalg.inv(h), jax.lax.stop_gradient(dR))) * periodic.astype(R.dtype)
-        return dR + product(h, -n)
+            return _real(h, dX - jnp.round(dX) * periodic.astype(dX.dtype))
+        n = jnp.round(product(jnp.linalg.inv(h), jax.lax.stop_gradient(dX))) * periodic.astype(dX.dtype)
+        return dX + product(h, -n)
 
-    return vectors
+    return between
 
 
 def _listed(default_box: Any, fractional: bool) -> Callable:
     """Pair vectors to the images that the list names."""
+    between = listed_images(default_box, fractional)
 
     def vectors(R, idx, neighbor, box):
         if neighbor.shifts is None:
             raise ValueError("a list without images: use the neighbor_fn that came with this energy function")
-        h = box_matrix(default_box if box is None else box, R.dtype)
-        n = neighbor.shifts.astype(R.dtype)
-        if fractional:
-            return _real(h, R[idx] - R[:, None] + n)
-        return R[idx] - R[:, None] + product(h, n)
+        return between(R[idx] - R[:, None], neighbor.shifts, box)
 
     return vectors
+
+
+def listed_images(default_box: Any, fractional: bool) -> Callable:
+    """Differences of positions, shifts (and a box) to pair vectors to these images."""
+
+    def between(dX, n, box):
+        h = box_matrix(default_box if box is None else box, dX.dtype)
+        n = n.astype(dX.dtype)
+        return _real(h, dX + n) if fractional else dX + product(h, n)
+
+    return between
 
 
 def _displaced(displacement: Callable) -> Callable:
@@ -238,7 +250,7 @@ def _real(h: Array, X: Array) -> Array:
         return space.transform(h, X)
 
 
-def _checked_species(model: Potential, species: Any) -> Array:
+def checked_species(model: Potential, species: Any) -> Array:
     """Species indices as an array of int32."""
     indices = np.asarray(species)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
@@ -253,7 +265,8 @@ def _checked_species(model: Potential, species: Any) -> Array:
     return jnp.asarray(indices, jnp.int32)
 
 
-def _check_arguments(unused: dict) -> None:
+def check_arguments(unused: dict) -> None:
+    """Raises for keywords that are none of an integrator's."""
     unknown = unused.keys() - INTEGRATOR_ARGUMENTS
     if unknown:
         raise TypeError(f"the energy function does not know the argument {', '.join(sorted(unknown))}")

@@ -28,10 +28,10 @@ _FAILURES = PEC.NEIGHBOR_LIST_OVERFLOW | PEC.CELL_LIST_OVERFLOW | PEC.CELL_SIZE_
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SkinList:
-    """A Dense jax-md list with what is needed to know when it is out of date.
+    """A list with what is needed to know when it is out of date.
 
     Attributes:
-      inner: list of jax-md; its `idx` (N, K) holds N in empty slots.
+      inner: a Dense list of jax-md, whose `idx` (N, K) holds N in empty slots, or `bpjax.dynamics.divided.Rows`.
       reference_position: positions when the list was built.
       reference_box: box matrix (columns are lattice vectors) when the list was built; None in free space.
       rebuilds: how often `update` has built the list anew.
@@ -61,6 +61,12 @@ class SkinList:
     def max_occupancy(self) -> int:
         """Slots per atom, K."""
         return self.inner.max_occupancy
+
+    @property
+    def most(self) -> int:
+        """Most neighbours of an atom when the list was built; not under jit."""
+        found = getattr(self.inner, "most", None)
+        return int((self.idx < len(self.idx)).sum(axis=1).max() if found is None else found)
 
     @property
     def format(self) -> partition.NeighborListFormat:
@@ -104,32 +110,49 @@ def skin_list(
     builder = _builder(
         cutoff + skin, box, pbc, fractional_coordinates, images, capacity_multiplier, disable_cell_list, displacement
     )
-    frame = _Frame(box, np.array(pbc, dtype=bool), fractional_coordinates, images)
+    frame = Frame(box, np.array(pbc, dtype=bool), fractional_coordinates, images)
 
     def built(X, inner, h, named):
         wrapped, whole = frame.wrapped(X, h)
-        inner = builder.update(wrapped, inner, **named)
+        inner = builder.update(wrapped, inner, **({"box": h} if named or images else {}))
         if images:
             inner = replace(inner, shifts=_unwrapped_shifts(inner, whole))
         return inner
 
-    def allocate(position, extra_capacity=0, *, box=None, capacity=None, headroom=1.0):
-        X = jnp.asarray(position)
-        h, named = frame.box(box, X.dtype)
+    def allocated(X, h, named, extra_capacity, capacity, headroom):
         tight = {"box": h * headroom} if named or images else {}
         inner = builder.allocate(frame.wrapped(X, h)[0], extra_capacity, **tight)
         inner = _cleared(inner, max(1, inner.max_occupancy if capacity is None else capacity))
-        inner = _cleared(
-            built(X, inner, h, {"box": h} if named or images else {}), inner.max_occupancy, keep_flags=True
-        )
+        return _cleared(built(X, inner, h, named), inner.max_occupancy, keep_flags=True)
+
+    return with_skin(cutoff, skin, frame, allocated, built)
+
+
+def with_skin(
+    cutoff: float, skin: float, frame: "Frame", allocated: Callable, built: Callable
+) -> partition.NeighborListFns:
+    """Functions that allocate and update a `SkinList`, of functions that do not know whether a list is out of date.
+
+    Args:
+      cutoff, skin: see `skin_list`.
+      frame: coordinates of the positions.
+      allocated: `(X, h, named, extra_capacity, capacity, headroom)`, positions, box matrix and whether it was named in the call,
+        to what `SkinList.inner` holds.
+      built: `(X, inner, h, named)` to the same with the neighbours of these positions, under jit.
+    """
+
+    def allocate(position, extra_capacity=0, *, box=None, capacity=None, headroom=1.0):
+        X = jnp.asarray(position)
+        h, named = frame.box(box, X.dtype)
+        inner = allocated(X, h, named, extra_capacity, capacity, headroom)
         return SkinList(inner, X, h, jnp.zeros((), jnp.int32), _failed(inner), update)
 
     def update(position, neighbors, *, box=None, margin=0.0):
         h, named = frame.box(box, position.dtype)
-        stale = frame.moved(position, neighbors, h) * 2 + margin > _slack(neighbors, h if named else None, cutoff, skin)
+        stale = frame.moved(position, neighbors, h) * 2 + margin > slack(neighbors, h if named else None, cutoff, skin)
 
         def rebuild():
-            inner = built(position, neighbors.inner, h, {"box": h} if named or images else {})
+            inner = built(position, neighbors.inner, h, named)
             overflow = neighbors.did_buffer_overflow | _failed(inner)
             return SkinList(inner, position, h, neighbors.rebuilds + 1, overflow, update)
 
@@ -170,7 +193,7 @@ def product(h: Array, v: Array) -> Array:
     return jnp.einsum("ab,...b->...a", h, v, precision="highest")
 
 
-class _Frame:
+class Frame:
     """Coordinates of a list: which box, which directions, fractional or not."""
 
     def __init__(self, box, pbc, fractional, images):
@@ -205,7 +228,7 @@ class _Frame:
         return jnp.sqrt(jnp.max(jnp.sum(u * u, axis=-1)))
 
 
-def _slack(neighbors, h, cutoff, skin):
+def slack(neighbors, h, cutoff, skin):
     """By how much pairs may approach each other; the bound on the strain is 1 - |F - 1|."""
     if h is None:
         return skin

@@ -51,6 +51,7 @@ class MDResult:
       slots: neighbour slots per atom at the end.
       timings: compile_s, run_s, total_s, us_per_atom_step.
       extrapolations: warnings (atom, function, step) of the run; None if they were not counted.
+      devices: how many shared the atoms.
     """
 
     atoms: ase.Atoms
@@ -61,6 +62,7 @@ class MDResult:
     slots: int = 0
     timings: dict[str, float] = field(default_factory=dict)
     extrapolations: int | None = None
+    devices: int = 1
 
 
 def run_md(
@@ -111,6 +113,8 @@ def run_md(
         max_temperature: in K, above which the run has exploded; None is ten times `temperature`, at least 5000 K.
         max_extrapolations: stop as soon as more extrapolation warnings than this were given, one for each atom, function and
           step (step 0 too); a large number counts and never stops. None does not count, which saves their small cost.
+        devices: how many devices share the atoms; None for all of this process that pay (see `bpjax.dynamics.parallel`), 1 for
+          the first alone. Any number gives the same trajectory to rounding.
 
     Returns: final structure, records, drift, counts and timings.
 
@@ -343,4 +347,7 @@ class _Run:
         }
         found = None if self.watch is None else sim.extrapolations
         slots = sim.neighbors.max_occupancy
-        return MDResult(sim.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, slots, timings, found)
+        devices = 1 if sim.mesh is None else sim.mesh.size
+        return MDResult(
+            sim.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, slots, timings, found, devices
+        )

@@ -40,6 +40,7 @@ class Settings:
     exact_temperature: bool = True
     max_temperature: float | None = None
     max_extrapolations: int | None = None
+    devices: int | None = None
 
     def __post_init__(self):
         if self.ensemble not in ENSEMBLES:
@@ -66,6 +67,8 @@ class Settings:
         most = self.max_extrapolations
         if most is not None and (isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 0):
             _refuse("max_extrapolations", most, "must be an integer of at least 0, or left out")
+        if self.devices is not None and not (isinstance(self.devices, int | np.integer) and self.devices >= 1):
+            _refuse("devices", self.devices, "must be an integer of at least 1, or left out")
         if self.dtype not in ("float32", "float64"):
             _refuse("dtype", self.dtype, "must be float32 or float64")
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):

@@ -14,7 +14,8 @@ from ase.geometry import complete_cell
 from jax_md import space
 
 from bpjax import units
-from bpjax.dynamics import ensembles
+from bpjax.dynamics import ensembles, parallel
+from bpjax.dynamics.divided import divided_potential
 from bpjax.dynamics.jaxmd import cell_list_pays, multi_image_potential, neighbor_list_potential, prediction_fn
 from bpjax.dynamics.lists import heights
 from bpjax.dynamics.loop import MOST, Limits, Plan, chunk_fn
@@ -86,6 +87,9 @@ class Simulation:
 
     Raises:
       StructureError, UnknownSpeciesError, CutoffError, ConfigError: a structure that cannot be run with these options.
+
+    Attributes:
+      mesh: of the devices that share the centres; None for one device and a small system.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Simulation:
         self.settings, self.atoms, self.interval, self.blocks_per_frame = settings, atoms, interval, blocks_per_frame
         self.dtype = jnp.dtype(settings.dtype)
         self.coordinates = Coordinates(atoms)
+        self.mesh = parallel.choose(len(atoms), settings.devices)
         species = species_of(atoms.numbers, model.elements)
         self.offset = float(model.offset_energies(species).sum())
         self.dof = ensembles.degrees_of_freedom(settings.ensemble, len(atoms))
@@ -132,14 +137,19 @@ class Simulation:
         if s.skin is None and half - model.cutoff >= SMALLEST_SKIN:
             skin = min(skin, float(half - model.cutoff))
         images = model.cutoff + skin > half
-        if images and s.skin is None:
+        if images and s.skin is None and self.mesh is None:
             searched = np.prod(2 * np.ceil((model.cutoff + skin) / height) + 1)
             skin = default_skin(s, model.cutoff, self.atoms.get_masses(), 0.0036 * float(searched) * atoms)
         return skin, bool(images)
 
     def _build(self, model, params, species):
         c, box, skin = self.coordinates, self.coordinates.box, self.skin
-        if self.images:
+        if self.mesh is not None:
+            self._list, self._predict = divided_potential(
+                model, params, box, species=species, skin=skin, pbc=c.pbc, images=self.images, watch=self._watch,
+                mesh=self.mesh,
+            )  # fmt: skip
+        elif self.images:
             self._list, _ = multi_image_potential(
                 model, params, box, species=species, skin=skin, pbc=c.pbc, capacity_multiplier=1.0
             )
@@ -149,9 +159,10 @@ class Simulation:
                 model, params, None, box, species=species, skin=skin, pbc=c.pbc, capacity_multiplier=1.0,
                 disable_cell_list=not pays,
             )  # fmt: skip
-        self._predict = prediction_fn(
-            model, params, box, species=species, pbc=c.pbc, images=self.images, watch=self._watch
-        )
+        if self.mesh is None:
+            self._predict = prediction_fn(
+                model, params, box, species=species, pbc=c.pbc, images=self.images, watch=self._watch
+            )
         self._shift = (
             space.periodic_general(jnp.asarray(box, self.dtype), wrapped=False)[1] if c.periodic else space.free()[1]
         )
@@ -188,17 +199,20 @@ class Simulation:
         noise *= 0.1 * math.sqrt(min(self.settings.temperature, 2700.0) / 300.0)
         if self.coordinates.box is not None:
             noise = np.linalg.solve(self.coordinates.box, noise.T).T
-        slots = [self._allocate(X, None).max_occupancy for X in (R, R + jnp.asarray(noise, R.dtype))]
-        return max(slots)
+        return max(self._needed(X, None) for X in (R, R + jnp.asarray(noise, R.dtype)))
 
-    def _allocate(self, position, box, capacity=None, attempt=0) -> Any:
-        """A list for `position`, with a few slots more than it needs, or with as many as asked for."""
+    def _needed(self, position, box, attempt=0) -> int:
+        """A few slots more than a list for `position` needs."""
+        # One slot is enough to count where the list itself says how many there are.
+        found = self._allocate(position, box, None if self.mesh is None else 1, attempt)
+        return self._slots(1.08 * found.most)
+
+    def _allocate(self, position, box, capacity, attempt=0) -> Any:
+        """A list for `position` with so many slots; None for as many as it needs."""
         named = {"box": box} if box is not None and self.settings.ensemble == "npt" else {}
         headroom = 1.0 - 0.05 * (attempt + 1) if self.settings.ensemble == "npt" else 1.0
-        if capacity is None:
-            found = self._list.allocate(position, 8 * attempt, headroom=headroom, **named)
-            capacity = self._slots(1.08 * int((found.idx < len(position)).sum(axis=1).max()))
-        return self._list.allocate(position, 8 * attempt, capacity=capacity, headroom=headroom, **named)
+        made = self._list.allocate(position, 8 * attempt, capacity=capacity, headroom=headroom, **named)
+        return parallel.placed(self.mesh, made)
 
     def _slots(self, count: float) -> int:
         slots = 4 * math.ceil((count + 1) / 4)
@@ -245,7 +259,7 @@ class Simulation:
         return int(self.settings.max_extrapolations or 0) - self.extrapolations
 
     def _call(self, bath, plan):
-        arguments = (self.state, self.seen, self.neighbors, bath, plan)
+        arguments = parallel.placed(self.mesh, (self.state, self.seen, self.neighbors, bath, plan))
         began = time.perf_counter()
         if self._program is None:
             blocks = self.largest_chunk
@@ -254,12 +268,20 @@ class Simulation:
             with warnings.catch_warnings():  # jax-md sums kinetic energies in float64 where there is float64
                 warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
                 warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
-                self._program = jax.jit(chunk).lower(*arguments).compile()
+                self._program = jax.jit(chunk, **self._results(arguments)).lower(*arguments).compile()
             self.compile_s += time.perf_counter() - began
             began = time.perf_counter()
         out = jax.block_until_ready(self._program(*arguments))
         self.run_s += time.perf_counter() - began
         return out
+
+    def _results(self, arguments) -> dict[str, Any]:
+        """Where a chunk leaves its results: state and list where they were, so that they can be its next arguments."""
+        if self.mesh is None:
+            return {}
+        state, seen, neighbors, _, _ = jax.tree.map(lambda a: a.sharding, arguments)
+        everywhere = parallel.everywhere(self.mesh)
+        return {"out_shardings": ((state, seen), neighbors, everywhere, everywhere, everywhere)}
 
     @property
     def largest_chunk(self) -> int:
@@ -273,8 +295,7 @@ class Simulation:
     def _grow(self, attempt: int):
         self.overflows += 1
         reference, box = self.neighbors.reference_position, self.neighbors.reference_box
-        enough = self._allocate(reference, box, None, attempt).max_occupancy
-        capacity = max(enough, self._slots(1.2 * self.neighbors.max_occupancy))
+        capacity = max(self._needed(reference, box, attempt), self._slots(1.2 * self.neighbors.max_occupancy))
         self.neighbors = self._allocate(reference, box, capacity, attempt)
         self._program = None
 

@@ -7,9 +7,10 @@ differentiation rule of its own (its derivative *is* the pair gradients), so tha
 be differentiated again.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +201,7 @@ def local_energies(
     """Atomic energies and pair gradients, block by block; `watch` also counts features outside the range of training."""
     if block is None:
         block = block_size(model.descriptor, env.mask.shape[1])
-    one = partial(_value_and_gradient, model, params, watch)
+    one = partial(value_and_gradient, model, params, watch)
     with jax.default_matmul_precision("highest"):  # tensor cores would round float32 products to 10 bits
         return in_blocks(one, species, env, block, len(model.elements))
 
@@ -210,7 +211,11 @@ def block_size(descriptor: Descriptor, slots: int) -> int:
     return int(np.clip(CACHE // max(descriptor.working_set(slots), 1), 4, BLOCK))
 
 
-def _value_and_gradient(model, params, watch, species_i, env):
+def value_and_gradient(
+    model: Potential, params: Params, watch: bool, species_i: Int[Array, ""] | int, env: Environment
+) -> LocalEnergies:
+    """Energy and pair gradients of one atom; what `local_energies` maps over atoms."""
+
     def energy(R_ij):
         G = environment_features(model.descriptor, params, env._replace(R_ij=R_ij), species_i)
         outside = jnp.sum(features_outside(model, params, G, species_i), dtype=jnp.int32) if watch else None
@@ -233,6 +238,41 @@ def in_blocks(function, species: Int[Array, " N"], arrays, block: int, elements:
     if N <= block:
         return jax.vmap(function)(species, arrays)
     blocks = [jax.vmap(partial(function, s)) for s in range(elements)]
+    dealt = element_blocks(species, block, elements)
+    chosen = jax.tree.map(lambda a: a[dealt.members], arrays)
+    out = jax.lax.map(lambda one: one_of(blocks, *one), (dealt.element, chosen))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[dealt.row], out)
+
+
+def one_of(functions: Sequence[Callable], element: Int[Array, ""], arrays: Any) -> Any:
+    """What the function of an element gives; zeros for a number of elements, at next to no cost."""
+    shapes = jax.eval_shape(functions[0], arrays)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return jax.lax.switch(element, [*functions, lambda _: zeros], arrays)
+
+
+class ElementBlocks(NamedTuple):
+    """Atoms dealt to blocks of one element each.
+
+    Attributes:
+      element: of each block; the number of elements for a block that is not needed.
+      members: atoms of each block; its last places may hold copies.
+      real: which members are no copies.
+      row: of each atom among all members.
+    """
+
+    element: Int[Array, " B"]
+    members: Int[Array, "B b"]
+    real: Bool[Array, "B b"]
+    row: Int[Array, " N"]
+
+
+def element_blocks(species: Int[Array, " N"], block: int, elements: int) -> ElementBlocks:
+    """Deals atoms to blocks of at most so many atoms of one element each, in their order.
+
+    A species that is the number of elements marks an atom that is in no block.
+    """
+    N = species.shape[0]
     # As many atoms per block as divide them evenly, and as many blocks as are needed in the worst case.
     block = -(-N // -(-N // block))
     count = (N + elements * (block - 1)) // block
@@ -245,13 +285,9 @@ def in_blocks(function, species: Int[Array, " N"], arrays, block: int, elements:
     e = jnp.minimum(s, elements - 1)
     place = (jnp.arange(count) - first_block[e])[:, None] * block + jnp.arange(block)[None, :]
     members = order[jnp.minimum(first_atom[e][:, None] + jnp.minimum(place, atoms[e][:, None] - 1), N - 1)]
-    chosen = jax.tree.map(lambda a: a[members], arrays)
-    shapes = jax.eval_shape(blocks[0], jax.tree.map(lambda a: a[0], chosen))
-    blocks.append(lambda _: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
-    out = jax.lax.map(lambda one: jax.lax.switch(one[0], blocks, one[1]), (s, chosen))
     rank = jnp.zeros(N, order.dtype).at[order].set(jnp.arange(N, dtype=order.dtype))
     row = first_block[species] * block + rank - first_atom[species]
-    return jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:])[row], out)
+    return ElementBlocks(s, members, place < atoms[e][:, None], row)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
