@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": "energies, forces and stresses of structures",
     "describe": "features of the atoms of structures",
     "md": "molecular dynamics with jax-md",
+    "bench": "speed and memory of a model on this machine",
     "convert": "potentials and structures from and to n2p2 and RuNNer",
 }
 """Name of each command and what it does; the module is ``bpjax.cli.NAME``."""

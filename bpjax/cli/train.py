@@ -96,9 +96,9 @@ def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
     if path.suffix != ".bpjax":
         return read_run(path)
     from bpjax.io.model_file import read_model_file
+    from bpjax.machine import versions
     from bpjax.spec import from_spec
     from bpjax.training import TrainingOptions
-    from bpjax.training.cost import versions
 
     made = read_model_file(path)[0]["provenance"]
     if not isinstance(made, dict) or not {"options", "data"} <= set(made):
@@ -162,9 +162,9 @@ def finish(
     from bpjax.cli.common import print_table
     from bpjax.cli.evaluate import print_details, print_errors
     from bpjax.io.atomic import write_json
+    from bpjax.machine import versions
     from bpjax.potential.store import save
     from bpjax.spec import to_spec
-    from bpjax.training.cost import versions
 
     provenance = {
         "options": to_spec(settings),

@@ -292,6 +292,15 @@ class Simulation:
         frames = max(1, int(256e6 / (6 * self.dtype.itemsize * len(self.atoms))))
         return min(blocks, frames * self.blocks_per_frame)
 
+    @property
+    def program_bytes(self) -> int | None:
+        """Memory of the compiled chunk: arguments, results and intermediates, as the compiler says; None before the first."""
+        held = None if self._program is None else self._program.memory_analysis()
+        if held is None:
+            return None
+        parts = held.argument_size_in_bytes + held.output_size_in_bytes + held.temp_size_in_bytes
+        return parts - held.alias_size_in_bytes
+
     def _grow(self, attempt: int):
         self.overflows += 1
         reference, box = self.neighbors.reference_position, self.neighbors.reference_box

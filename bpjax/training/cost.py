@@ -1,35 +1,19 @@
-"""What a training run costs: time, compilation, throughput and memory; and the versions of what it was made with."""
+"""What a training run costs: time, compilation, throughput and memory."""
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import jax
 
+from bpjax.machine import device_memory_peak_gb, memory_peak_gb
 from bpjax.progress import Progress, ProgressFn, silent
 from bpjax.training.fit import Fit
 from bpjax.training.prepare import Structures
-
-PACKAGES = ("bpjax", "jax", "jaxlib", "flax", "optax", "numpy")
-"""Packages whose versions may change the numbers of a run."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that may change the numbers of a run; "unknown" where not installed as such."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 @dataclass
@@ -119,24 +103,8 @@ class Watch:
             "structures_per_second": None if passes is None else passes * len(sizes) / working,
             "atoms_per_second": None if passes is None else passes * sum(sizes) / working,
             "members": result.model.members,
-            "memory_peak_gb": _memory_peak_gb(),
-            "device_memory_peak_gb": _device_memory_peak_gb(device),
+            "memory_peak_gb": memory_peak_gb(),
+            "device_memory_peak_gb": device_memory_peak_gb(device),
             "device": device.device_kind,
             "devices": jax.device_count(),
         }
-
-
-def _memory_peak_gb() -> float | None:
-    """Largest memory that this process has held so far, in 10^9 bytes."""
-    try:
-        import resource
-    except ImportError:  # not on every system
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _device_memory_peak_gb(device: Any) -> float | None:
-    """Largest memory of the accelerator that arrays have held so far, in 10^9 bytes; None for a CPU."""
-    found = device.memory_stats() or {}
-    return found["peak_bytes_in_use"] / 1e9 if "peak_bytes_in_use" in found else None

@@ -1,7 +1,6 @@
 """Hyperparameter sweeps: points are chosen in batches, a batch is trained at once, the best model is kept."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from bpjax.errors import BpjaxError
 from bpjax.io.atomic import write_json, write_text
+from bpjax.machine import timed
 from bpjax.potential.energy import Params, Potential, local_energies
 from bpjax.potential.store import load, provenance, save
 from bpjax.progress import ProgressFn, silent
@@ -223,17 +223,10 @@ def time_per_atom(model: Potential, params: Params, problem: Problem, repeats: i
     env = Environment(*(jax.numpy.asarray(a[atoms]) for a in (data.R_ij, data.species_j, data.mask)))
     species = jax.numpy.asarray(data.species[atoms])
 
-    @jax.jit
     def evaluate(params, env, species):
         return local_energies(model, params, env, species)[:2]
 
-    jax.block_until_ready(evaluate(params, env, species))
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(evaluate(params, env, species))
-        times.append(time.perf_counter() - began)
-    return 1e6 * min(times) / TIMED_ATOMS
+    return 1e6 * timed(evaluate, params, env, species, repeats=repeats).shortest / TIMED_ATOMS
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:

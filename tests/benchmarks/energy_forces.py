@@ -9,14 +9,12 @@ shortest of several step times per atom, and the peak memory of the process so f
 
 import argparse
 import json
-import os
-import resource
-import time
 
 import ase.build
 import jax
 import numpy as np
 
+from bpjax import machine as machine_of
 from bpjax.descriptors import ACSF, Angular, DefaultACSF, Radial
 from bpjax.geometry import environments, forces_from_pairs
 from bpjax.neighbors import neighbor_list
@@ -46,23 +44,15 @@ def descriptors() -> dict[str, ACSF]:
 
 def timed(function, *arguments, repeats: int) -> tuple[float, float]:
     """Compile time, and the shortest of several run times, in seconds."""
-    began = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    compile_time = time.perf_counter() - began
-    jax.block_until_ready(compiled(*arguments))
-    steps = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        steps.append(time.perf_counter() - began)
-    return compile_time, min(steps)
+    timing = machine_of.timed(function, *arguments, repeats=repeats)
+    return timing.compile_s, timing.shortest
 
 
 def machine() -> dict[str, int | str]:
     """What the process has used and runs on, for a line of results."""
     return {
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "cores": len(os.sched_getaffinity(0)),
+        "peak_mb": round(1e3 * (machine_of.memory_peak_gb() or 0.0)),
+        "cores": machine_of.cores(),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }

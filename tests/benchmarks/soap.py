@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import ase.build
@@ -36,37 +35,8 @@ from bpjax.system import system_from_arrays
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from energy_forces import machine, timed
-
-N_MAX, L_MAX, RADIUS, SIGMA = 8, 6, 6.0, 0.5
-HYPERS = {
-    "cutoff": {"radius": RADIUS, "smoothing": {"type": "ShiftedCosine", "width": 0.5}},
-    "density": {"type": "Gaussian", "width": SIGMA},
-    "basis": {
-        "type": "TensorProduct",
-        "max_angular": L_MAX,
-        "radial": {"type": "Gto", "max_radial": N_MAX - 1},
-    },
-}
-
-
-def silicon() -> Atoms:
-    """216 atoms near their sites."""
-    atoms = ase.build.bulk("Si", cubic=True) * (3, 3, 3)
-    atoms.rattle(0.05, seed=0)
-    return atoms
-
-
-def water() -> Atoms:
-    """64 molecules at the density of the liquid, turned at random, on a lattice."""
-    random = np.random.default_rng(0)
-    side, sites = 12.42, 4
-    atoms = Atoms(cell=np.eye(3) * side, pbc=True)
-    for place in np.ndindex(sites, sites, sites):
-        molecule = ase.build.molecule("H2O")
-        molecule.euler_rotate(*random.uniform(0, 360, 3), center="COM")
-        molecule.translate(np.array(place) * side / sites)
-        atoms += molecule
-    return atoms
+from others import of_dscribe, of_featomic
+from structures import HYPERS, L_MAX, N_MAX, RADIUS, SIGMA, silicon, water
 
 
 def mixture(count: int) -> Atoms:
@@ -105,42 +75,6 @@ def of_bpjax(atoms: Atoms, descriptor: SOAP, dtype: str, repeats: int) -> dict:
         "values_us": round(1e6 * time_values / len(atoms), 1),
         "energy_forces_us": round(1e6 * time_step / len(atoms), 1),
     }
-
-
-def of_dscribe(atoms: Atoms, elements: list[str], repeats: int) -> dict:
-    """Run times of DScribe, neighbour search included; analytical derivatives, which it has for open boundaries only, of the
-    sixteen atoms in the middle, which see as many neighbours as all do with periodic ones.
-    """
-    from dscribe import descriptors
-
-    options = {"species": elements, "r_cut": RADIUS, "n_max": N_MAX, "l_max": L_MAX, "sigma": SIGMA}
-    values = shortest(lambda: descriptors.SOAP(periodic=True, **options).create(atoms), repeats)
-    middle = np.argsort(np.linalg.norm(atoms.positions - atoms.cell.array.sum(axis=0) / 2, axis=1))[:16].tolist()
-    free = Atoms(atoms.symbols, atoms.positions)
-    derivatives = shortest(
-        lambda: descriptors.SOAP(**options).derivatives(free, centers=middle, attach=True, method="analytical"), 1
-    )
-    return {"values_us": 1e6 * values / len(atoms), "values_derivatives_us": 1e6 * derivatives / len(middle)}
-
-
-def of_featomic(atoms: Atoms, repeats: int) -> dict:
-    """Run times of featomic, neighbour search included."""
-    from featomic import SoapPowerSpectrum
-
-    soap = SoapPowerSpectrum(**HYPERS)
-    values = shortest(lambda: soap.compute(atoms), repeats)
-    gradients = shortest(lambda: soap.compute(atoms, gradients=["positions"]), 1)
-    return {"values_us": 1e6 * values / len(atoms), "values_derivatives_us": 1e6 * gradients / len(atoms)}
-
-
-def shortest(function, repeats: int) -> float:
-    """The shortest of several run times, after one that does not count if there are several."""
-    times = []
-    for _ in range(repeats + (repeats > 1)):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def report(**line) -> None:
