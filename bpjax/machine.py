@@ -40,10 +40,11 @@ def cores() -> int:
 
 
 class Timing(NamedTuple):
-    """Seconds for the compilation, and for each of several runs after one that does not count."""
+    """Seconds for the compilation, and for each of several runs after one that does not count; and what that one returned."""
 
     compile_s: float
     runs: tuple[float, ...]
+    result: Any = None
 
     @property
     def median(self) -> float:
@@ -68,13 +69,13 @@ def timed(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> Ti
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_s = time.perf_counter() - began
-    jax.block_until_ready(compiled(*arguments))
+    result = jax.block_until_ready(compiled(*arguments))
     runs = []
     for _ in range(repeats):
         began = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         runs.append(time.perf_counter() - began)
-    return Timing(compile_s, tuple(runs))
+    return Timing(compile_s, tuple(runs), result)
 
 
 def memory_peak_gb() -> float | None:

@@ -155,9 +155,8 @@ def evaluation_timing(
         found = predict(model, params, system, neighbors)
         return found.energy, found.forces
 
-    arguments = jax.device_put((params, system, neighbors))
-    timing = timed(step, *arguments, repeats=repeats)
-    energy = float(jax.jit(lambda *a: predict(model, *a).energy)(*arguments))
+    timing = timed(step, params, system, neighbors, repeats=repeats)
+    energy = float(timing.result[0])
     offset = float(model.offset_energies(species_of(atoms.numbers, model.elements)).sum())
     return timing, energy + offset, float(np.asarray(neighbors.mask).sum() / len(atoms))
 

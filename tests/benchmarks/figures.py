@@ -77,7 +77,7 @@ def cores(lines: Sequence[dict]):
         ax.plot(count, count[0] * speed / speed[0], color=color, marker=marker, ms=4, label=f"{name}, {dtype}, {atoms}")
         most = max(most, *count.tolist())
     ax.plot([1, most], [1, most], color="0.6", lw=0.8, ls="--", label="ideal")
-    ax.set(xlabel="cores", ylabel="speed-up")
+    ax.set(xlabel="cores", ylabel="speed-up", xticks=sorted({line["cores"] for line in lines}))
     ax.legend()
     return figure
 
@@ -100,7 +100,7 @@ def cost(lines: Sequence[dict]):
         label = ", ".join(place)
         ax.barh(y, [line["us_per_atom_evaluation"] for line in own.values()], height, color=color, label=label)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="energy and forces (µs/atom)", xscale="log")
+    ax.set(xlabel="energy and forces (µs/atom)")
     ax.invert_yaxis()
     ax.legend()
     return figure
@@ -118,7 +118,7 @@ def others(lines: Sequence[dict]):
         ax.barh(range(len(last)), times, color=[colors[name] for name in last])
         ax.set_yticks(range(len(last)), list(last))
         for y, us in enumerate(times):
-            ax.text(us, y, f" {us:.3g}", va="center", fontsize=7)
+            ax.text(us, y, f" {us:,.0f}", va="center", fontsize=7)
         ax.set(xscale="log", title=f"{work}, {structure}", xlim=(min(times) / 3, max(times) * 3))
         ax.invert_yaxis()
     axes[-1, 0].set_xlabel("energy and forces, or values and derivatives (µs/atom)")
