@@ -96,7 +96,7 @@ def of_jax_md(atoms: Atoms, repeats: int) -> dict:
     import jax
     import jax.numpy as jnp
     from jax_md import partition, space
-    from jax_md._nn import behler_parrinello
+    from jax_md.nn import behler_parrinello
 
     box = float(atoms.cell.lengths()[0])
     displacement, _ = space.periodic(box)
