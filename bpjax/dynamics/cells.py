@@ -99,7 +99,8 @@ def bins_of(box: np.ndarray, pbc: tuple[bool, bool, bool], positions: np.ndarray
     where = np.clip(((inside - low) / width).astype(int), 0, counts - 1)
     fullest = int(np.unique(np.ravel_multi_index(tuple(where.T), tuple(counts)), return_counts=True)[1].max())
     room = bucket(math.ceil(ROOM * fullest) + extra)
-    return Bins(*(tuple(a.tolist()) for a in (counts, spread, low, width)), pbc, room)
+    counts, spread, low, width = (tuple(a.tolist()) for a in (counts, spread, low, width))
+    return Bins(counts, spread, low, width, pbc, room)
 
 
 class Sorted(NamedTuple):

@@ -160,7 +160,13 @@ def measure(program: str, small: bool, repeats: int) -> Iterator[dict]:
         yield {"work": "acsf", "structure": "silicon"} | of_jax_md(structures["silicon"], repeats)
 
 
-MODULES = {"bpjax": "bpjax.potential", "dscribe": "dscribe", "featomic": "featomic", "torchani": "torchani", "jax-md": "jax_md"}
+MODULES = {
+    "bpjax": "bpjax.potential",
+    "dscribe": "dscribe",
+    "featomic": "featomic",
+    "torchani": "torchani",
+    "jax-md": "jax_md",
+}
 
 
 def child(program: str, small: bool, repeats: int) -> None:
