@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bpjax.cli.common import Units, check_output, load_model, read_frames, use_dtype
+
+if TYPE_CHECKING:
+    from bpjax.dynamics import MDResult
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,9 @@ class Options:
 
     Frames (positions, momenta, potential energy) go to OUT.extxyz, one record per line to OUT.jsonl beside it: step, time_fs,
     potential_energy, kinetic_energy, total_energy, conserved (eV), temperature (K), pressure_gpa, volume (A^3).
+
+    With --replicas, --temperatures or --all-frames many small systems run at once, in one program; records and frames of all go
+    to the same two files, with the number of the system as `replica`.
 
     Example: bpjax md model.bpjax diamond.xyz --ensemble nvt --temperature 300 --steps 10000 -o run.extxyz
     """
@@ -86,6 +92,15 @@ class Options:
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Devices that share the atoms (default: all, as long as each gets 2000 atoms; 1 takes the first alone)."""
 
+    replicas: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Run so many copies of the structure at once, with the seeds SEED, SEED + 1, ..."""
+
+    temperatures: Annotated[tuple[float, ...], tyro.conf.arg(metavar="T")] = ()
+    """Temperatures in K, one for each system, in place of --temperature; alone, they also say how many copies run."""
+
+    all_frames: bool = False
+    """Run all frames of IN at once, each as a system of its own; they may be unlike."""
+
     overwrite: bool = False
     """Replace the output files if they exist."""
 
@@ -97,6 +112,25 @@ class Options:
             raise ValueError(f"max_extrapolations {self.max_extrapolations}: must be at least 0")
         if self.extrapolation_file is not None and self.max_extrapolations is None:
             raise ValueError("extrapolation_file: needs --max-extrapolations (a large number counts and never stops)")
+        if self.several:
+            self._check_several()
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one system runs."""
+        return self.replicas is not None or bool(self.temperatures) or self.all_frames
+
+    def _check_several(self) -> None:
+        if self.replicas is not None and self.replicas < 1:
+            raise ValueError(f"replicas {self.replicas}: must be at least 1")
+        if self.replicas is not None and self.all_frames:
+            raise ValueError("replicas: not with --all-frames, where each frame is a system")
+        if self.replicas is not None and self.temperatures and len(self.temperatures) != self.replicas:
+            raise ValueError(f"temperatures: {len(self.temperatures)} of them, but {self.replicas} replicas")
+        if self.max_extrapolations is not None:
+            raise ValueError("max_extrapolations: not with --replicas, --temperatures or --all-frames")
+        if self.devices not in (None, 1):
+            raise ValueError("devices: more than 1, but --replicas, --temperatures and --all-frames take one")
 
 
 def run(options: Options) -> None:
@@ -108,37 +142,46 @@ def run(options: Options) -> None:
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 
-    from bpjax.dynamics import run_md
+    from bpjax.dynamics import run_md, run_replicas
     from bpjax.progress import progress
 
-    atoms = read_frames(options.structure, options.frame, options.units)[0]
     names = (
-        *("ensemble", "temperature", "steps", "pressure", "seed", "log_interval", "trajectory_interval"),
-        *(
-            "use_momenta",
-            "max_temperature",
-            "dtype",
-            "overwrite",
-            "max_extrapolations",
-            "extrapolation_file",
-            "devices",
-        ),
+        "ensemble",
+        "temperature",
+        "steps",
+        "pressure",
+        "seed",
+        "log_interval",
+        "trajectory_interval",
+        "use_momenta",
     )
-    result = run_md(
-        model,
-        params,
-        atoms,
-        trajectory=options.output,
-        log=log,
-        timestep_fs=options.timestep,
-        thermostat_time_fs=options.thermostat_time,
-        barostat_time_fs=options.barostat_time,
-        progress=progress,
-        **{name: getattr(options, name) for name in names},
-    )
-    speed = result.timings["us_per_atom_step"]
-    shared = f" on {result.devices} devices" if result.devices > 1 else ""
-    print(f"wrote {options.output} and {log}: {options.steps} steps, {speed:.1f} us per atom and step{shared}")
+    names += ("max_temperature", "dtype", "overwrite", "devices")
+    arguments: dict[str, Any] = {name: getattr(options, name) for name in names}
+    arguments |= {
+        "trajectory": options.output,
+        "log": log,
+        "timestep_fs": options.timestep,
+        "thermostat_time_fs": options.thermostat_time,
+        "barostat_time_fs": options.barostat_time,
+        "progress": progress,
+    }
+    if options.several:
+        frames = read_frames(options.structure, ":" if options.all_frames else options.frame, options.units)
+        several = {"replicas": options.replicas, "temperatures": options.temperatures or None}
+        results = run_replicas(model, params, frames if options.all_frames else frames[0], **several, **arguments)
+        _say(options, log, results[0], f"{len(results)} systems, ")
+        return
+    atoms = read_frames(options.structure, options.frame, options.units)[0]
+    watched = {"max_extrapolations": options.max_extrapolations, "extrapolation_file": extrapolating}
+    result = run_md(model, params, atoms, **watched, **arguments)
+    _say(options, log, result)
     if result.extrapolations is not None:
         kept = f"; frames are in {extrapolating}" if extrapolating is not None and result.extrapolations else ""
         print(f"extrapolation: {result.extrapolations} warnings{kept}")
+
+
+def _say(options: Options, log: Path, result: MDResult, systems: str = "") -> None:
+    speed = result.timings["us_per_atom_step"]
+    shared = f" on {result.devices} devices" if result.devices > 1 else ""
+    steps = f"{systems}{options.steps} steps"
+    print(f"wrote {options.output} and {log}: {steps}, {speed:.1f} us per atom and step{shared}")

@@ -167,11 +167,16 @@ def neighbors_of(
     R_ij = product(h, atoms.positions[j] - atoms.positions[i] + image[:, None].astype(h.dtype))
     itself = (j == i) & jnp.all(image == 0, axis=1)[:, None]
     near = (valid & ~itself & (jnp.sum(R_ij**2, axis=-1) < reach**2)).reshape(-1)
+    found, kept, count = first_true(near, slots)
+    j = jnp.where(kept, j.reshape(-1)[found], i)
+    shift = image[found // C] - atoms.whole[j] + atoms.whole[i]
+    return j, jnp.where(kept[:, None], shift, 0), count
+
+
+def first_true(near: Bool[Array, " P"], slots: int) -> tuple[Int[Array, " K"], Bool[Array, " K"], Int[Array, ""]]:
+    """Places of the first true values, which of these there are, and how many values are true."""
     rank = jnp.cumsum(near, dtype=jnp.int32) - 1
     slot = jnp.where(near & (rank < slots), rank, slots)  # one slot more takes what is not kept
     found = jnp.full((slots + 1,), -1, jnp.int32).at[slot].set(jnp.arange(len(near), dtype=jnp.int32))[:slots]
     count = rank[-1] + 1
-    kept = jnp.arange(slots) < count
-    j = jnp.where(kept, j.reshape(-1)[found], i)
-    shift = image[found // C] - atoms.whole[j] + atoms.whole[i]
-    return j, jnp.where(kept[:, None], shift, 0), count
+    return found, jnp.arange(slots) < count, count

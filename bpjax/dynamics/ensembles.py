@@ -8,11 +8,12 @@ centre of mass too and keeps 3N.
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax_md import simulate
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from bpjax.dynamics.lists import product
 
@@ -158,5 +159,67 @@ def _chain(dt, tau):
 
 def _chain_energy(chain, kT):
     """Energy of a Nose-Hoover chain; its first link weighs as much as the degrees of freedom that it heats."""
-    links = chain.position.at[0].multiply(chain.degrees_of_freedom)
+    links = chain.position.at[0].set(chain.degrees_of_freedom * chain.position[0])
     return jnp.sum(chain.momentum**2 / (2 * chain.mass) + kT * links)
+
+
+AXIS = "members"
+"""Name of the axis over which a batch of systems is mapped; see `each`."""
+
+
+class Members(NamedTuple):
+    """What distinguishes the systems of a batch beside their states.
+
+    Attributes:
+      dof: degrees of freedom that share the heat.
+      real: which rows of the padded arrays are atoms; None where all are.
+    """
+
+    dof: Float[Array, " R"]
+    real: Bool[Array, "R N"] | None
+
+
+def each(members: Members | None, function: Callable, *, moves: bool = False) -> Callable:
+    """A function of the state (and more) of one system, for all members of a batch; without members, as it is.
+
+    Args:
+      members: of the batch. Arguments and results of the function have a leading axis for them.
+      function: `function(state, ...)`; on the axis `AXIS`.
+      moves: whether it returns a state, and something more; rows that are no atoms then stay where they are.
+    """
+    if members is None:
+        return function
+
+    def one(member: Members, state, *rest):
+        result = function(with_dof(state, _Traced(member.dof)), *rest)
+        if not moves:
+            return result
+        after = with_dof(result[0], 0)
+        if member.real is not None:
+            real = member.real[:, None]
+            after = after.set(
+                position=jnp.where(real, after.position, state.position),
+                momentum=jnp.where(real, after.momentum, state.momentum),
+            )
+        return after, *result[1:]
+
+    return lambda *arguments: jax.vmap(one, axis_name=AXIS)(members, *arguments)
+
+
+def with_dof(state: Any, dof: Any) -> Any:
+    """The state with another number of degrees of freedom in the thermostat of its atoms, if it has one."""
+    chains = {name: getattr(state, name) for name in ("chain", "thermostat") if hasattr(state, name)}
+    return state.set(**{name: chain.set(degrees_of_freedom=dof) for name, chain in chains.items()}) if chains else state
+
+
+class _Traced:
+    """A traced number of degrees of freedom, where jax-md has a static one: members of a batch then may differ."""
+
+    def __init__(self, dof: Array):
+        self.dof = dof
+
+    def __mul__(self, other):
+        return self.dof * other
+
+    def __rtruediv__(self, other):
+        return other / self.dof

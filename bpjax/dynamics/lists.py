@@ -156,7 +156,7 @@ def with_skin(
             overflow = neighbors.did_buffer_overflow | _failed(inner)
             return SkinList(inner, position, h, neighbors.rebuilds + 1, overflow, update)
 
-        return rebuild() if skin == 0 else jax.lax.cond(stale, rebuild, lambda: neighbors)
+        return rebuild() if skin == 0 else jax.lax.cond(jnp.any(stale), rebuild, lambda: neighbors)
 
     return partition.NeighborListFns(allocate, update)  # pyright: ignore[reportCallIssue]
 
@@ -233,7 +233,7 @@ def slack(neighbors, h, cutoff, skin):
     if h is None:
         return skin
     strain = (h - neighbors.reference_box) @ jnp.linalg.inv(neighbors.reference_box)
-    return skin - jnp.sqrt(jnp.sum(strain**2)) * (cutoff + skin)
+    return skin - jnp.sqrt(jnp.sum(strain**2, axis=(-2, -1))) * (cutoff + skin)
 
 
 def _builder(reach, box, pbc, fractional, images, capacity_multiplier, disable_cell_list, displacement):

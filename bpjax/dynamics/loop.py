@@ -5,13 +5,14 @@ its flags, and the host acts on them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from bpjax.dynamics.ensembles import Bath, bath_energy, step_fn
+from bpjax.dynamics.ensembles import Bath, Members, bath_energy, each, step_fn
 
 MOST = 2**31 - 1
 """The largest int32."""
@@ -85,6 +86,7 @@ def chunk_fn(
     limits: Limits,
     blocks: int,
     frames: int,
+    members: Members | None = None,
 ) -> Callable:
     """The function that runs a chunk, to be compiled.
 
@@ -95,6 +97,8 @@ def chunk_fn(
       limits: where to stop.
       blocks: largest number of blocks in a chunk.
       frames: largest number of frames that a chunk completes.
+      members: of a batch of systems that are integrated at once. State, `seen`, bath, limits, records and frames then have a
+        leading axis of members; `predict_fn` and `shift_fn` are called for one of them, on the axis `ensembles.AXIS`.
 
     Returns: `chunk(state, seen, neighbors, bath, plan) -> ((state, seen), neighbors, buffers, blocks done, fine)`; `seen` is
     potential energy, trace of the virial and, if anybody watches, warnings of each atom of the state.
@@ -106,20 +110,25 @@ def chunk_fn(
             watched = () if prediction.outside is None else (prediction.outside,)
             return prediction.forces, (prediction.energy, jnp.trace(prediction.virial), *watched)
 
-        apply = step_fn(ensemble, bath, evaluate, shift_fn)
-
         def step(_, carry):
             state, neighbors, seen = carry
-            state, seen = apply(state, neighbors, seen)
+
+            def apply(state, bath, seen):
+                return step_fn(ensemble, bath, evaluate, shift_fn)(state, neighbors, seen)
+
+            state, seen = each(members, apply, moves=True)(state, bath, seen)
             named = {"box": state.box} if ensemble == "npt" else {}
-            neighbors = neighbors.update(state.position, margin=_approach(state, bath.dt), **named)
+            margin = each(members, _approach)(state, bath.dt)
+            neighbors = neighbors.update(state.position, margin=margin, **named)
             return state, neighbors, seen
 
         def block(carry):
             state, neighbors, out, seen, done, _, offences = carry
             (state, neighbors, seen), offences = _steps(ensemble, step, (state, neighbors, seen), offences, plan)
-            record = _record(ensemble, state, seen, bath)
-            fine = _fine(ensemble, state, neighbors, record, limits)
+            record = each(members, partial(_record, ensemble))(state, seen, bath)
+            fine = (
+                jnp.all(each(members, partial(_fine, ensemble))(state, record, limits)) & ~neighbors.did_buffer_overflow
+            )
             fine = fine if offences is None else fine & _allowed(offences, plan)
             slot = jnp.where(fine, (plan.phase + done) // plan.blocks_per_frame, len(out.positions) - 1)
             out = Buffers(
@@ -143,8 +152,8 @@ def chunk_fn(
 
 
 def _empty_buffers(blocks: int, frames: int, position: Array, offences: Offences | None) -> Buffers:
-    """Buffers for so many blocks and frames; one more slot takes the states that must not be kept."""
-    none = jnp.zeros((blocks,), position.dtype)
+    """Buffers for so many blocks and frames (of each member); one more slot takes the states that must not be kept."""
+    none = jnp.zeros((blocks, *position.shape[:-2]), position.dtype)
     coordinates = jnp.zeros((frames + 1, *position.shape), position.dtype)
     offences = jax.tree.map(lambda o: jnp.zeros((blocks, *o.shape), o.dtype), offences)
     return Buffers(Record(*[none] * len(Record._fields)), coordinates, coordinates, offences)
@@ -206,8 +215,9 @@ def _record(ensemble, state, seen, bath) -> Record:
     return Record(*[jnp.asarray(v, dtype) for v in values])
 
 
-def _fine(ensemble, state, neighbors, record, limits):
+def _fine(ensemble, state, record, limits):
+    """Whether energies are finite, and the limits are kept."""
     fine = jnp.isfinite(record.potential + record.kinetic) & (record.kinetic < limits.kinetic)
     if ensemble == "npt":
         fine &= state.box_position > limits.log_scale
-    return fine & ~neighbors.did_buffer_overflow
+    return fine

@@ -12,7 +12,6 @@ from typing import Any
 import ase
 import numpy as np
 
-from bpjax import units
 from bpjax.dynamics.loop import Offences
 from bpjax.dynamics.observers import LogWriter, energy_drift
 from bpjax.dynamics.settings import Settings
@@ -127,13 +126,13 @@ def run_md(
       ExtrapolationError: more warnings than `max_extrapolations`; offending frames and the last good one have been written.
     """
     began = time.perf_counter()
-    settings = _settings(options)
+    settings = settings_of(options)
     details = None if extrapolation_file is None else Path(extrapolation_file).with_suffix(".jsonl")
     outputs = {"trajectory": trajectory, "log": log, "extrapolation_file": extrapolation_file, "its details": details}
-    _check_outputs({name: Path(path) for name, path in outputs.items() if path is not None}, overwrite)
+    check_outputs({name: Path(path) for name, path in outputs.items() if path is not None}, overwrite)
     if extrapolation_file is not None and settings.max_extrapolations is None:
         raise ConfigError("needs max_extrapolations: nothing is counted without", field="extrapolation_file")
-    run = _Run(model, params, atoms, settings, bool(trajectory) or bool(observers))
+    run = Run(model, params, atoms, settings, bool(trajectory) or bool(observers))
     with ExitStack() as files:
         if extrapolation_file is not None and details is not None and run.watch is not None:
             run.watch.frames = files.enter_context(TrajectoryWriter(extrapolation_file, overwrite=overwrite))
@@ -154,7 +153,8 @@ def run_md(
     return run.result(time.perf_counter() - began)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Options by name, checked."""
     unknown = options.keys() - Settings.__dataclass_fields__.keys()
     if unknown:
         allowed = ", ".join(Settings.__dataclass_fields__)
@@ -162,7 +162,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     return Settings(**options)
 
 
-def _check_outputs(paths: dict[str, Path], overwrite: bool) -> None:
+def check_outputs(paths: dict[str, Path], overwrite: bool) -> None:
     """Refuses before anything is computed or created."""
     names = {}
     for name, path in paths.items():
@@ -195,7 +195,7 @@ class _Watch:
     def offender(self, offences: Offences, block: int, start: int) -> tuple[ase.Atoms, list[Extrapolation]]:
         """The first offending frame of a block and its warnings: none if the frame is too broken to be evaluated."""
         outside = offences.outside[block]
-        frame = self.simulation.structure(offences.positions[block], float(offences.volume[block]))
+        frame = self.simulation.body.structure(offences.positions[block], float(offences.volume[block]))
         step = start + int(offences.step[block])
         time_fs = step * self.simulation.settings.timestep_fs
         frame.info.update(step=step, time_fs=time_fs, extrapolations=int(outside.sum()))
@@ -221,14 +221,12 @@ class _Watch:
         )
 
 
-class _Run:
+class Run:
     """Bookkeeping of a run: which step it is, what goes to which file."""
 
     def __init__(self, model, params, atoms, settings: Settings, frames: bool):
         self.model, self.settings = model, settings
-        log, every = settings.log_interval, settings.trajectory_interval
-        self.interval = math.gcd(log, every) if frames else log
-        blocks_per_frame = every // self.interval if frames else 2**30
+        self.interval, blocks_per_frame = self.intervals(settings, frames)
         self.frames = frames
         self.simulation = Simulation(model, params, atoms, settings, self.interval, blocks_per_frame)
         self.watch = None
@@ -238,6 +236,13 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         self.last: tuple[np.ndarray, np.ndarray, dict[str, Any]] | None = None  # the last good state
 
+    @staticmethod
+    def intervals(settings: Settings, frames: bool) -> tuple[int, int]:
+        """Steps per block, and blocks from one frame to the next."""
+        log, every = settings.log_interval, settings.trajectory_interval
+        interval = math.gcd(log, every) if frames else log
+        return interval, every // interval if frames else 2**30
+
     @property
     def latest(self) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Positions, momenta and record of the last good state."""
@@ -245,6 +250,7 @@ class _Run:
         return self.last
 
     def outputs(self, observers, log_writer, trajectory):
+        """Where records and frames go; `trajectory` is its name, for messages."""
         self.observers, self.log_writer, self.trajectory = observers, log_writer, trajectory
 
     def next_chunk(self):
@@ -267,14 +273,14 @@ class _Run:
         start = -1 if at == 0 else first
         for block in range(good):
             self.step = start + (block + 1) * steps
-            record = self.record(buffers.records, block)
+            record = sim.body.record(self.step, [column[block] for column in buffers.records])
             if self.watch is not None:
                 self.watch.take(buffers.offences, block, start + block * steps)
                 record["extrapolations"] = self.watch.unlogged
             slot = (phase + block) // sim.blocks_per_frame
             self.last = (buffers.positions[slot], buffers.momenta[slot], record)
             if self.frames and self.step % self.settings.trajectory_interval == 0:
-                frame = sim.frame(*self.latest)
+                frame = sim.body.frame(*self.latest)
                 for observer in self.observers:
                     observer(frame, record)
             if self.step % self.settings.log_interval == 0 or self.step == self.settings.steps:
@@ -287,31 +293,11 @@ class _Run:
         if not fine:
             self.stop(buffers, good, start + good * steps, start + done * steps)
 
-    def record(self, records, block: int) -> dict[str, Any]:
-        """One line of the log."""
-        s, sim = self.settings, self.simulation
-        E, K, bath, virial, V = (float(column[block]) for column in records)
-        E += sim.offset
-        record = {
-            "step": self.step,
-            "time_fs": self.step * s.timestep_fs,
-            "potential_energy": E,
-            "kinetic_energy": K,
-            "total_energy": E + K,
-            "temperature": 2 * K / (sim.dof * units.BOLTZMANN),
-        }
-        if s.ensemble != "nvt_langevin":
-            record["conserved"] = E + K + bath
-        if all(sim.coordinates.pbc):
-            V = V if s.ensemble == "npt" else abs(np.linalg.det(sim.coordinates.cell))
-            record |= {"pressure_gpa": (2 * K + virial) / (3 * V) / units.GPA, "volume": V}
-        return record
-
     def stop(self, buffers, block: int, start: int, step: int):
         """Raises what a chunk calls for that stopped early, in the block from `start` to `step`, after the frames are written."""
         last, kept = None, ""
         if self.last is not None:
-            last, record = self.simulation.frame(*self.last), self.last[2]
+            last, record = self.simulation.body.frame(*self.last), self.last[2]
             kept = f"; the last good frame is of step {record['step']}"
             kept += f", at the end of {self.trajectory}" if self.trajectory else ""
             if self.frames and record["step"] % self.settings.trajectory_interval:
@@ -324,7 +310,7 @@ class _Run:
                 error = self.watch.error(offences, block, start, start + int(offences.taken[block]), kept)
                 error.atoms = last
                 raise error
-        bad = self.record(buffers.records, block)
+        bad = self.simulation.body.record(step, [column[block] for column in buffers.records])
         T, guard = bad["temperature"], self.settings.guard
         if math.isfinite(bad["total_energy"]) and T < guard:
             raise box_too_small(self.model, self.simulation.skin)
@@ -336,18 +322,19 @@ class _Run:
         raise error
 
     def result(self, total_s: float) -> MDResult:
+        """What the run leaves behind, after so many seconds."""
         sim, s = self.simulation, self.settings
         log = {name: np.array([r[name] for r in self.records]) for name in self.records[0]}
-        drift = energy_drift(log["time_fs"], log["conserved"], len(sim.atoms)) if "conserved" in log else math.nan
+        drift = energy_drift(log["time_fs"], log["conserved"], sim.rows) if "conserved" in log else math.nan
         timings = {
             "compile_s": sim.compile_s,
             "run_s": sim.run_s,
             "total_s": total_s,
-            "us_per_atom_step": 1e6 * sim.run_s / (s.steps * len(sim.atoms)),
+            "us_per_atom_step": 1e6 * sim.run_s / (s.steps * sim.rows),
         }
         found = None if self.watch is None else sim.extrapolations
         slots = sim.neighbors.max_occupancy
         devices = 1 if sim.mesh is None else sim.mesh.size
         return MDResult(
-            sim.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, slots, timings, found, devices
+            sim.body.frame(*self.latest), log, drift, sim.rebuilds, sim.overflows, slots, timings, found, devices
         )
