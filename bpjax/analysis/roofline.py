@@ -50,14 +50,14 @@ CHAIN = 16
 class Work:
     """Operations, evaluations of functions (exp, cos, sqrt), and bytes moved."""
 
-    operations: float = 0.0
-    functions: float = 0.0
-    bytes: float = 0.0
+    operations: int | float = 0
+    functions: int | float = 0
+    bytes: int | float = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(self.operations + other.operations, self.functions + other.functions, self.bytes + other.bytes)
 
-    def __mul__(self, factor: float) -> Work:
+    def __mul__(self, factor: int | float) -> Work:
         return Work(factor * self.operations, factor * self.functions, factor * self.bytes)
 
     __rmul__ = __mul__
@@ -87,22 +87,22 @@ class Peaks:
         return max(work.bytes / self.bandwidth, work.operations / self.flops + work.functions / self.functions)
 
 
-def distances(count: float, cosine: bool) -> Work:
+def distances(count: int | float, cosine: bool) -> Work:
     """Evaluations of functions for distances, their (cosine) cutoff function, and derivatives."""
     return Work(0, (3 if cosine else 1) * count)
 
 
-def neighbours(K: float, itemsize: int, cosine: bool = True) -> Work:
+def neighbours(K: int | float, itemsize: int, cosine: bool = True) -> Work:
     """Distances, cutoff function, their derivatives, and what must be moved, for K neighbours."""
     return Work(14 * K, 0, K * (6 * itemsize + 5) + itemsize) + distances(K, cosine)
 
 
-def radial(K: float, functions: int) -> Work:
+def radial(K: int | float, functions: int) -> Work:
     """G2 functions of K neighbours, with gradient."""
     return Work(10 * K * functions, K * functions)
 
 
-def radial_parts(K: float, parts: int) -> Work:
+def radial_parts(K: int | float, parts: int) -> Work:
     """Radial weights of K neighbours in angular functions, with gradient."""
     return Work(9 * K * parts, K * parts)
 
@@ -118,7 +118,9 @@ def powers(functions: Sequence[Angular]) -> Work:
     return found + Work(0, 2 * sum(not float(zeta).is_integer() for zeta, _ in shapes))
 
 
-def narrow(K: float, pairs: float, within: float, functions: Sequence[Angular], cosine: bool = True) -> Work:
+def narrow(
+    K: int | float, pairs: int | float, within: int | float, functions: Sequence[Angular], cosine: bool = True
+) -> Work:
     """G4 functions, with gradient.
 
     Args:
@@ -133,7 +135,7 @@ def narrow(K: float, pairs: float, within: float, functions: Sequence[Angular], 
     return radial_parts(K, parts) + pairs * Work(30) + within * each
 
 
-def wide_moments(K: float, functions: Sequence[Angular], channels: int = 1) -> Work:
+def wide_moments(K: int | float, functions: Sequence[Angular], channels: int = 1) -> Work:
     """G5 functions through moments, with gradient; integer zeta."""
     parts, L = len({(p.eta, p.r_s) for p in functions}), int(max(p.zeta for p in functions))
     M, element_pairs = (L + 1) ** 2, channels * (channels + 1) // 2
@@ -142,7 +144,7 @@ def wide_moments(K: float, functions: Sequence[Angular], channels: int = 1) -> W
     return radial_parts(K, parts) + Work(K * per_neighbour + per_centre)
 
 
-def soap(K: float, n_max: int, l_max: int, products: Sequence[int]) -> Work:
+def soap(K: int | float, n_max: int, l_max: int, products: Sequence[int]) -> Work:
     """Expansion coefficients and power spectrum, with gradient; radial integrals from cubic splines.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bpjax.errors import ConfigError, OutputExistsError
 from bpjax.io.atomic import write_error
-from bpjax.neighbors import pair_list
+from bpjax.neighbors import pair_distances
 
 
 class LogWriter:
@@ -91,14 +91,12 @@ class PairCorrelation:
         """Adds a frame."""
         if not atoms.pbc.all():
             raise ConfigError("g(r) needs a cell that is periodic in all directions")
-        i, j, shift = pair_list(atoms.positions, atoms.cell.array, True, self.edges[-1])
+        i, j, r = pair_distances(atoms.positions, atoms.cell.array, True, self.edges[-1])
         symbols = np.array(atoms.get_chemical_symbols())
         first = np.ones(len(atoms), bool) if self.pair is None else symbols == self.pair[0]
         second = np.ones(len(atoms), bool) if self.pair is None else symbols == self.pair[1]
-        chosen = first[i] & second[j]
-        i, j, shift = i[chosen], j[chosen], shift[chosen]
-        r = np.linalg.norm(atoms.positions[j] + shift @ atoms.cell.array - atoms.positions[i], axis=1)
-        n, _ = np.histogram(r, self.edges)
+        ways = (first[i] & second[j]).astype(np.int8) + (first[j] & second[i])  # a pair counts in both orders
+        n, _ = np.histogram(r, self.edges, weights=ways)
         shells = 4 * np.pi / 3 * np.diff(self.edges**3)
         pairs = first.sum() * second.sum()
         if pairs:

@@ -15,6 +15,7 @@ from typing import Any
 import ase
 import numpy as np
 from ase.constraints import FixAtoms
+from ase.data import chemical_symbols
 from ase.io.extxyz import key_val_dict_to_str
 from ase.stress import voigt_6_to_full_3x3_stress
 
@@ -24,6 +25,9 @@ from bpjax.errors import FormatError, StructureError
 _PER_ATOM = ("forces", "energies", "stresses", "charges", "magmoms")
 _NAMES = {"positions": "pos"}
 
+_PIECE = 2**16
+"""Atoms whose numbers are held as text at a time, about 1 kB each."""
+
 
 def format_frame(atoms: ase.Atoms, digits: int | None = None) -> str:
     """One structure as extended XYZ, with its arrays, info and the results of its calculator.
@@ -32,19 +36,28 @@ def format_frame(atoms: ase.Atoms, digits: int | None = None) -> str:
       atoms: the structure.
       digits: significant digits of the columns; None writes the shortest text that reads back to the same number.
     """
+    return "".join(frame_pieces(atoms, digits))
+
+
+def frame_pieces(atoms: ase.Atoms, digits: int | None = None) -> Iterator[str]:
+    """`format_frame` piece by piece: a large structure is never held as text as a whole."""
     info, arrays = _contents(atoms)
-    names, columns = ["species:S:1"], [list(atoms.symbols)]
+    names, tables = ["species:S:1"], []
     for name, array in arrays.items():
         kind, text = _column_format(name, array, digits)
         table = array.reshape(len(atoms), math.prod(array.shape[1:]))  # -1 would not do for zero atoms
         names.append(f"{_NAMES.get(name, name)}:{kind}:{table.shape[1]}")
-        columns += [[text(value) for value in column] for column in table.T.tolist()]
+        tables.append((table, text))
     lattice = " ".join(repr(float(x)) for x in atoms.cell.array.ravel())
     comment = f'Lattice="{lattice}" ' if atoms.cell.array.any() else ""
     comment += f"Properties={':'.join(names)} {key_val_dict_to_str({**info, 'pbc': atoms.get_pbc()})}"
-    lines = [str(len(atoms)), " ".join(comment.splitlines())]
-    lines += [" ".join(row) for row in zip(*columns, strict=True)]
-    return "\n".join(lines) + "\n"
+    yield f"{len(atoms)}\n{' '.join(comment.splitlines())}\n"
+    for start in range(0, len(atoms), _PIECE):
+        piece = slice(start, start + _PIECE)
+        columns = [[chemical_symbols[Z] for Z in atoms.numbers[piece].tolist()]]
+        for table, text in tables:
+            columns += [[text(value) for value in column] for column in table[piece].T.tolist()]
+        yield "".join(f"{' '.join(row)}\n" for row in zip(*columns, strict=True))
 
 
 def _contents(atoms: ase.Atoms) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

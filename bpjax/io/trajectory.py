@@ -10,13 +10,13 @@ import ase
 
 from bpjax.errors import BpjaxError, OutputExistsError
 from bpjax.io.atomic import write_error
-from bpjax.io.extxyz import complete_length, format_frame
+from bpjax.io.extxyz import complete_length, frame_pieces
 
 
 class TrajectoryWriter:
     """Writes an extended XYZ trajectory frame by frame.
 
-    Each frame goes to the operating system at once and as a whole. What a crash or a full disk left of an incomplete
+    Each frame goes to the operating system at once, in pieces if it is large. What a crash or a full disk left of an incomplete
     frame is cut off: on the spot if the writer is alive, else when the file is opened for appending.
 
     >>> with TrajectoryWriter("run.extxyz") as trajectory:  # doctest: +SKIP
@@ -69,11 +69,12 @@ class TrajectoryWriter:
             calc, atoms = atoms.calc, atoms.copy()
             atoms.calc = calc
             atoms.info.update(info)
-        data = memoryview(format_frame(atoms, self._digits).encode())
         start = os.lseek(self._handle, 0, os.SEEK_CUR)
         try:
-            while data:
-                data = data[os.write(self._handle, data) :]
+            for piece in frame_pieces(atoms, self._digits):
+                data = memoryview(piece.encode())
+                while data:
+                    data = data[os.write(self._handle, data) :]
         except BaseException as error:  # ctrl-C between two pieces must not leave half a frame either
             self._cut(start)
             if isinstance(error, OSError):
