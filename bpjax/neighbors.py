@@ -50,7 +50,7 @@ def pair_distances(
     return _search(positions, cell, pbc, cutoff, "ijd", ordered=False)
 
 
-def _search(positions, cell, pbc, cutoff: float, quantities: str, ordered: bool) -> list[np.ndarray]:
+def _search(positions, cell, pbc, cutoff: float, quantities: str, ordered: bool) -> tuple[np.ndarray, ...]:
     """Quantities of pairs as vesin gives them; ordered pairs are sorted."""
     from vesin import NeighborList
 

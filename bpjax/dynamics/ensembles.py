@@ -218,6 +218,9 @@ class _Traced:
     def __init__(self, dof: Array):
         self.dof = dof
 
+    def __jax_array__(self):
+        return self.dof
+
     def __mul__(self, other):
         return self.dof * other
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.analysis.roofline import work_of
+from bpjax.analysis.roofline import Peaks, Work, measured_peaks, narrow, neighbours, powers, radial, work_of
 from bpjax.descriptors import ACSF, SOAP, Angular, Radial
 
 G2 = tuple(Radial(4.0, r) for r in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0))

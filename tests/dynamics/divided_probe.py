@@ -14,9 +14,10 @@ import numpy as np
 
 from bpjax.descriptors import SOAP
 from bpjax.dynamics import divided_potential, run_md
+from bpjax.dynamics.body import Coordinates
 from bpjax.dynamics.parallel import choose, replicated
 from bpjax.dynamics.settings import Settings
-from bpjax.dynamics.simulation import Coordinates, Simulation
+from bpjax.dynamics.simulation import Simulation
 from bpjax.neighbors import neighbor_list
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, predict

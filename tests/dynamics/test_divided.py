@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bpjax.dynamics import divided_potential, parallel, run_md
+from bpjax.dynamics.body import Coordinates
 from bpjax.dynamics.cells import bins_of
 from bpjax.dynamics.settings import Settings
-from bpjax.dynamics.simulation import Coordinates
 from bpjax.errors import ConfigError, CutoffError, UnknownSpeciesError
 from bpjax.neighbors import pair_list
 from tests.dynamics.model import MODEL, crystal, params

@@ -11,12 +11,14 @@ from ase.build import bulk
 from bpjax import units
 from bpjax.analysis.eos import birch_murnaghan, energy_volume
 from bpjax.dynamics import MDDivergedError, PairCorrelation, run_md
+from bpjax.dynamics.body import Coordinates, thermal_momenta
 from bpjax.dynamics.settings import Settings
-from bpjax.dynamics.simulation import Coordinates, thermal_momenta
+from bpjax.dynamics.simulation import Simulation
 from bpjax.errors import ConfigError, CutoffError, OutputExistsError, StructureError, UnknownSpeciesError
 from bpjax.neighbors import neighbor_list
 from bpjax.potential import predict
 from bpjax.potential.evaluator import Evaluator
+from tests.compilations import compilations
 from tests.dynamics.model import LATTICE, MODEL, crystal, params, system_of
 
 P = params(np.float64)
@@ -101,6 +103,19 @@ def test_overflow_gives_the_same_trajectory_bit_by_bit():
     np.testing.assert_array_equal(grown.atoms.positions, large.atoms.positions)
     for name in grown.log:
         np.testing.assert_array_equal(grown.log[name], large.log[name])
+
+
+def test_nothing_is_compiled_while_atoms_move_and_lists_are_rebuilt():
+    settings = Settings(temperature=600.0, timestep_fs=2.0, skin=0.3)
+    before = compilations()
+    simulation = Simulation(MODEL, params(), crystal(2), settings, 1, 2**30)
+    simulation.advance(1, 1, 0, dt=0.0)
+    first = compilations()
+    assert first > before  # that compilations are heard of
+    for blocks in (20, 7, 20, 20):  # chunks of any length
+        simulation.advance(blocks, 1, 0)
+    assert compilations() == first
+    assert simulation.rebuilds >= 2 and simulation.overflows == 0
 
 
 @pytest.mark.slow
