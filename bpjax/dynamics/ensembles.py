@@ -218,6 +218,9 @@ class _Traced:
     def __init__(self, dof: Array):
         self.dof = dof
 
+    def __deepcopy__(self, memo):
+        return self  # jax-md copies what it holds static, and would no longer find it equal
+
     def __jax_array__(self):
         return self.dof
 

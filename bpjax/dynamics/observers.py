@@ -95,8 +95,8 @@ class PairCorrelation:
         symbols = np.array(atoms.get_chemical_symbols())
         first = np.ones(len(atoms), bool) if self.pair is None else symbols == self.pair[0]
         second = np.ones(len(atoms), bool) if self.pair is None else symbols == self.pair[1]
-        ways = (first[i] & second[j]).astype(np.int8) + (first[j] & second[i])  # a pair counts in both orders
-        n, _ = np.histogram(r, self.edges, weights=ways)
+        ways = (r, r) if self.pair is None else (r[first[i] & second[j]], r[first[j] & second[i]])
+        n = sum(np.histogram(one, self.edges)[0] for one in ways)  # a pair counts in both orders
         shells = 4 * np.pi / 3 * np.diff(self.edges**3)
         pairs = first.sum() * second.sum()
         if pairs:

@@ -48,6 +48,36 @@ def test_trajectory_and_log(folder, run):
     assert np.ptp(energies) < 1e-3 * len(last)
 
 
+def test_a_ladder_of_temperatures_is_one_program(folder, tmp_path, capsys):
+    out = tmp_path / "ladder.extxyz"
+    more = ("--steps", "4", "--log-interval", "2", "--trajectory-interval", "4", "--temperatures", "100", "200", "300")
+    assert main(command(folder, out, *more)) == 0
+    assert "3 systems, 4 steps" in capsys.readouterr().out
+    records = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert [(r["step"], r["replica"]) for r in records] == [(step, r) for step in (0, 2, 4) for r in range(3)]
+    assert [r["temperature"] for r in records[:3]] == pytest.approx([100, 200, 300], rel=1e-4)
+    frames = ase.io.read(out, ":")
+    assert [(f.info["step"], f.info["replica"]) for f in frames] == [(step, r) for step in (0, 4) for r in range(3)]
+
+
+@pytest.mark.slow
+def test_all_frames_run_at_once_as_alone(folder, tmp_path):
+    """Unlike systems: a crystal and a cluster, which are two frames of a file."""
+    cluster = crystal(1)[:3]
+    cluster.pbc = False
+    ase.io.write(tmp_path / "both.extxyz", [crystal(1), cluster])
+    model, more = str(folder / "model.bpjax"), ("--steps", "10", "--trajectory-interval", "10", "--temperature", "50")
+    assert (
+        main(["md", model, str(tmp_path / "both.extxyz"), "-o", str(tmp_path / "all.extxyz"), "--all-frames", *more])
+        == 0
+    )
+    last = ase.io.read(tmp_path / "all.extxyz", "-2:")
+    for r in (0, 1):
+        frame, out = ("--frame", str(r), "--seed", str(r)), tmp_path / f"{r}.extxyz"
+        assert main(["md", model, str(tmp_path / "both.extxyz"), "-o", str(out), *frame, *more]) == 0
+        np.testing.assert_allclose(last[r].positions, ase.io.read(out, "-1").positions, atol=1e-5)
+
+
 def test_existing_output_is_left_alone(folder, run, capsys):
     before = run.read_bytes()
     assert main(command(folder, run, "--steps", "5")) == 2
@@ -63,6 +93,13 @@ def test_existing_output_is_left_alone(folder, run, capsys):
         (("--steps", "0"), ("steps", "at least 1")),
         (("--ensemble", "nvs"), ("nvs", "nve")),
         (("--stepz", "3"), ("stepz",)),
+        (("--devices", "99"), ("devices", "99")),
+        (("--replicas", "0"), ("replicas", "at least 1")),
+        (("--replicas", "3", "--temperatures", "300", "400"), ("temperatures", "2 of them", "3 replicas")),
+        (("--replicas", "2", "--all-frames"), ("replicas", "all-frames")),
+        (("--replicas", "2", "--max-extrapolations", "5"), ("max_extrapolations", "replicas")),
+        (("--replicas", "2", "--devices", "2"), ("devices", "more than 1")),
+        (("--all-frames", "--temperatures", "300", "400"), ("temperatures", "2 of them", "1 systems")),
     ],
 )
 def test_bad_options(folder, tmp_path, capsys, more, words):
