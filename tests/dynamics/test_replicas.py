@@ -48,13 +48,17 @@ def molecule(atoms=3):
 UNLIKE = (skewed, molecule, slab)
 
 
-def potential(systems: list[ase.Atoms], skin=0.3):
+SKIN = 0.25
+"""In A; no pair of atoms of the perfect crystal is just as far apart as cutoff and skin."""
+
+
+def potential(systems: list[ase.Atoms]):
     """Coordinates, layout, factories and padded positions of some systems."""
     c = [Coordinates(atoms) for atoms in systems]
     species = [np.where(atoms.numbers == 54, 0, 1) for atoms in systems]
     boxes = np.array([np.eye(3) if one.box is None else one.box for one in c])
     layout = Layout(species)
-    made = systems_potential(MODEL, P, species, boxes, np.array([one.pbc for one in c]), skin=skin)
+    made = systems_potential(MODEL, P, species, boxes, np.array([one.pbc for one in c]), skin=SKIN)
     return c, layout, *made, layout.padded([jax.numpy.asarray(one.start) for one in c], 0.0)
 
 
@@ -71,7 +75,7 @@ def test_lists_and_predictions_are_those_of_each_system():
         real = np.arange(idx.shape[1]) < count[own][:, None]
         i = np.broadcast_to(np.arange(n)[:, None], real.shape)[real]
         listed = np.column_stack([i, idx[own][real] - layout.first[r], shifts[own][real]])
-        expected = np.column_stack(pair_list(one.start @ one.cell, one.cell, atoms.pbc, MODEL.cutoff + 0.3))
+        expected = np.column_stack(pair_list(one.start @ one.cell, one.cell, atoms.pbc, MODEL.cutoff + SKIN))
         assert sorted(map(tuple, listed.tolist())) == sorted(map(tuple, expected.astype(int).tolist()))
         cell = atoms.cell.array if one.periodic else None
         host = neighbor_list(atoms.positions, cell, atoms.pbc, MODEL.cutoff)
