@@ -117,7 +117,7 @@ def chunk_fn(
                 return step_fn(ensemble, bath, evaluate, shift_fn)(state, neighbors, seen)
 
             state, seen = each(members, apply, moves=True)(state, bath, seen)
-            named = {"box": state.box} if ensemble == "npt" else {}
+            named = {"box": each(members, _box)(state)} if ensemble == "npt" else {}
             margin = each(members, _approach)(state, bath.dt)
             neighbors = neighbors.update(state.position, margin=margin, **named)
             return state, neighbors, seen
@@ -199,6 +199,11 @@ def _noted(ensemble, offences: Offences, state, outside) -> Offences:
 def _volume(ensemble, state) -> Array:
     """Of the box where it changes, else 0."""
     return jnp.linalg.det(state.box) if ensemble == "npt" else jnp.zeros((), state.position.dtype)
+
+
+def _box(state) -> Array:
+    """Of one system; jax-md makes it from the first box and the barostat's position."""
+    return state.box
 
 
 def _approach(state, dt):
