@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -108,25 +107,6 @@ def units_option() -> Iterator[None]:
         if error.field != "units":
             raise
         raise ConfigError(error.message, error.where, "--units") from error
-
-
-def keep_texts(atoms: ase.Atoms) -> None:
-    """Prepares texts in `info`, say the comments of RuNNer files, so that ASE reads them back from extended XYZ as they are.
-
-    It would take "1.0" for a number and "T" for a truth value, drop backslashes, and break at line feeds.
-    """
-    from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
-
-    for key, value in atoms.info.items():
-        if not isinstance(value, str):
-            continue
-        line = key_val_dict_to_str({key: value, "next": "x"})
-        if len(line.splitlines()) == 1 and not value.startswith("_JSON"):
-            read = key_val_str_to_dict(line)
-            if isinstance(read.get(key), str) and read == {key: value, "next": "x"}:
-                continue
-        # ASE's own notation for what is not plain; it takes off one layer of backslashes.
-        atoms.info[key] = "_JSON " + json.dumps(value).replace("\\", "\\\\")
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

@@ -13,7 +13,6 @@ from bpjax.cli.common import (
     Units,
     check_output,
     check_output_folder,
-    keep_texts,
     load_model,
     read_frames,
     units_option,
@@ -159,6 +158,8 @@ def convert_structures(options: Options) -> None:
         except StructureError as error:
             raise StructureError(error.message, error.path or options.source, error.frame, error.field) from error
     else:
+        from bpjax.io.extxyz import keep_texts
+
         for atoms in frames:
             keep_texts(atoms)
         write_structures(options.output, frames)

@@ -57,7 +57,7 @@ def offending(frames: Sequence[ase.Atoms], results: Sequence[Evaluation]) -> lis
 
     They get the array ``outside``, the number of features of each atom, and their number ``frame`` in the file.
     """
-    from bpjax.cli.common import keep_texts
+    from bpjax.io.extxyz import keep_texts
 
     chosen = []
     for number in structures_outside(results):

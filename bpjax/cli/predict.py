@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, keep_texts, load_model, read_frames, use_dtype
+from bpjax.cli.common import Units, check_output, load_model, read_frames, use_dtype
 
 if TYPE_CHECKING:
     import ase
@@ -99,6 +99,8 @@ def labelled(atoms: ase.Atoms, result: Evaluation) -> ase.Atoms:
     """A copy of the structure with the results of the model, and with those alone."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
+
+    from bpjax.io.extxyz import keep_texts
 
     copy = atoms.copy()
     for name in (*_LABELS, *_OURS):

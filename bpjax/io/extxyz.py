@@ -7,6 +7,7 @@ does not know line numbers.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import ase
 import numpy as np
 from ase.constraints import FixAtoms
 from ase.data import chemical_symbols
-from ase.io.extxyz import key_val_dict_to_str
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from bpjax.errors import FormatError, StructureError
@@ -91,6 +92,23 @@ def _column_format(name: str, array: np.ndarray, digits: int | None) -> tuple[st
     if array.dtype.kind == "U" and all(text and not any(c.isspace() for c in text) for text in array.ravel().tolist()):
         return "S", str
     raise StructureError(f"entries of type {array.dtype} cannot be written as a column", field=name)
+
+
+def keep_texts(atoms: ase.Atoms) -> None:
+    """Prepares texts in `info`, say the comments of RuNNer files, so that ASE reads them back from extended XYZ as they are.
+
+    It would take "1.0" for a number and "T" for a truth value, drop backslashes, and break at line feeds.
+    """
+    for key, value in atoms.info.items():
+        if not isinstance(value, str):
+            continue
+        line = key_val_dict_to_str({key: value, "next": "x"})
+        if len(line.splitlines()) == 1 and not value.startswith("_JSON"):
+            read = key_val_str_to_dict(line)
+            if isinstance(read.get(key), str) and read == {key: value, "next": "x"}:
+                continue
+        # ASE's own notation for what is not plain; it takes off one layer of backslashes.
+        atoms.info[key] = "_JSON " + json.dumps(value).replace("\\", "\\\\")
 
 
 def complete_length(path: str | os.PathLike[str]) -> int:

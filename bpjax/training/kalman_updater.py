@@ -68,6 +68,16 @@ class _Setting:
     shapes: tuple[tuple[int, int], ...]
 
 
+def _place(options: KalmanFilter, kind: int, candidate):
+    """Row of the table that a candidate belongs to, and the first component of the label that it takes.
+
+    Components of forces are candidates 3 atom + axis where each is one of its own.
+    """
+    if kind == ENERGY or options.components == 3:
+        return candidate, 0
+    return candidate // 3, candidate % 3
+
+
 def _errors(setting: _Setting, params, inputs, table: Table, shape, template, w, candidate):
     """Errors (c,) of a candidate, in units of their widths, as a function of the flat weights."""
     kind, size = shape
@@ -75,7 +85,7 @@ def _errors(setting: _Setting, params, inputs, table: Table, shape, template, w,
     values = jax.tree.map(lambda a, old: a.astype(old.dtype), unravel(w), template)
     full = {**params, **values}
     c = 1 if kind == ENERGY else setting.options.components
-    place, first = (candidate, 0) if c == 3 or kind == ENERGY else (candidate // 3, candidate % 3)
+    place, first = _place(setting.options, kind, candidate)
     rows, toward, away = (a[place, :size] for a in (table.rows, table.toward, table.away))
 
     def one(axis):
@@ -115,7 +125,7 @@ def _observe(setting: _Setting, params, inputs, tables, template, shape, w, rmse
         return xi, -jax.vmap(lambda e: pull(e)[0])(jnp.eye(len(xi), dtype=w.dtype))
 
     xi, H = jax.vmap(both)(chosen)  # (g, c), (g, c, n)
-    place = chosen if kind == ENERGY or options.components == 3 else chosen // 3
+    place, _ = _place(options, kind, chosen)
     shared = (table.share[place][:, :, None] * xi[:, None, :]).swapaxes(0, 1).reshape(table.share.shape[1], -1)
     H, squares = H.reshape(-1, len(w)), jnp.stack([jnp.sum(xi**2), jnp.asarray(xi.size, w.dtype)])
     if options.group == "sum":
@@ -254,7 +264,7 @@ class KalmanUpdater:
             found = _draw(rng, self.usable[kind], errors[kind], len(here) * group * trials)
             found = found.reshape(len(here), group, trials)
             candidates[here, :group] = found
-            place = found if kind == ENERGY or o.components == 3 else found // 3
+            place, _ = _place(o, kind, found)
             needed = self._rows[kind][place].max(axis=(1, 2))
             sizes = [n for k, n in self._setting.shapes if k == kind]
             branch[here] = self._setting.shapes.index((kind, sizes[0])) + np.searchsorted(sizes, needed)
@@ -302,12 +312,9 @@ def _updates(o: KalmanFilter, structures: int, energies: int, forces: int) -> tu
 
 def _check_loss(problem: Problem, loss: LikelihoodLoss) -> None:
     """Raises unless widths are constants: noise of the filter is that of Gaussian errors of known width."""
-    moving = [n for n in ("final_energy", "final_forces", "final_stress", "huber") if getattr(loss, n) is not None]
-    moving += ["learned"] if loss.learned else []
-    if moving:
-        raise ConfigError(
-            "the Kalman filter takes squared errors of constant widths; leave it out", field=f"loss.{moving[0]}"
-        )
+    if loss.beyond_squares:
+        message = "the Kalman filter takes squared errors of constant widths; leave it out"
+        raise ConfigError(message, field=f"loss.{loss.beyond_squares[0]}")
     if {"noise", "widths"} & set(problem.params):
         raise ConfigError("the Kalman filter cannot learn widths of errors; leave it out", field="noise")
 

@@ -136,10 +136,9 @@ def squares(
       ConfigError: a loss that is not a sum of squares with given widths.
       StructureError: no structure has a label that the loss asks for.
     """
-    if loss.huber is not None or loss.learned or loss.changes:
-        raise ConfigError(
-            "linear fits are of squares with given widths: no huber, learned or final widths", field="loss"
-        )
+    if loss.beyond_squares:
+        message = "linear fits are of squares with given widths; leave it out"
+        raise ConfigError(message, field=f"loss.{loss.beyond_squares[0]}")
     plain = replace(model, offsets=(), isolated=())  # not to compile again when only these change
     size = sum(leaf.size for leaf in jax.tree.leaves(linear_part(model, params)))
     triangle, waiting = np.zeros((0, size + 1)), [np.zeros((0, size + 1))]

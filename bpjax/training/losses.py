@@ -102,7 +102,7 @@ class LikelihoodLoss:
         begin, end = self.change
         check(0 <= begin <= end <= 1, "loss change", self.change, "two parts of the run, 0 <= begin <= end <= 1")
         check(
-            not (self.learned and self.changes),
+            not (self.learned and self._finals),
             "loss learned",
             True,
             "final widths cannot be given of widths that are learned",
@@ -121,9 +121,16 @@ class LikelihoodLoss:
         )
 
     @property
-    def changes(self) -> bool:
-        """Whether widths change during the run."""
-        return any(getattr(self, f"final_{kind}") is not None for kind in KINDS)
+    def _finals(self) -> tuple[str, ...]:
+        """Options of the widths that change during the run."""
+        names = (f"final_{kind}" for kind in KINDS)
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    @property
+    def beyond_squares(self) -> tuple[str, ...]:
+        """Options in the way of methods for which the loss must be a sum of squares with constant widths."""
+        others = {"huber": self.huber is not None, "learned": self.learned}
+        return (*self._finals, *(name for name, given in others.items() if given))
 
     def widths(self, progress: Float[Array, ""] | float = 0.0) -> Widths:
         """The widths when the part `progress` of the run is over."""

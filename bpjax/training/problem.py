@@ -42,7 +42,7 @@ from bpjax.training.streaming import ABOUT, InMemory, Source, build
 
 class Problem(NamedTuple):
     """All that does not change: model, arrays, data and their inputs; `samples` are scaled features of some atoms per element,
-    where networks are preconditioned; `devices` those that the run takes where there are several.
+    for the preconditioning of networks; `devices` those that the run takes where there are several.
     """
 
     model: Potential
@@ -97,7 +97,8 @@ def pose(
         isolated=() if isolated is None else tuple(isolated.tolist()),
         noise=options.noise,
     )
-    first = init(model, jax.random.key(options.optimizer.starts_from))
+    o, members = options.optimizer, None if options.ensemble is None else options.ensemble.members
+    first = init(model, jax.random.key(o.starts_from))
     if options.loss.learned:
         first["widths"] = learned_widths(options.loss)
     memory = memory_plan(
@@ -105,15 +106,18 @@ def pose(
         train,
         validation,
         needs_derivatives=options.loss.forces is not None or options.loss.stress is not None,
-        batch_size=options.optimizer.batch_size,
+        batch_size=o.batch_size,
         parameters=sum(a.size for a in jax.tree.leaves(trainable(first))),
-        choice=options.optimizer.inputs,
-        memory_gb=options.optimizer.memory_gb,
-        members=1 if options.ensemble is None else options.ensemble.members,
+        choice=o.inputs,
+        memory_gb=o.memory_gb,
+        members=members or 1,
     )
     for line in memory.lines():
         announce(line)
-    devices = _devices(options, announce) if several else None
+    devices = None
+    if several:
+        one = "the Kalman filter" if isinstance(o, KalmanFilter) else ""
+        devices = parallel.choose(o.batch_size, members, announce, one=one)
     with progress(len(train.species) + len(validation.species), "descriptors") as bar:
         inputs, validation_inputs = (
             _source(memory.kind, descriptor, data, None if folder is None else folder / "features" / name, bar, devices)
@@ -123,9 +127,8 @@ def pose(
     G = np.asarray(arrays.G)
     first["scaling"] = fit_scaling(G, train.species, elements)
     first["energy_scale"] = jnp.float32(_energy_scale(train, offsets))
-    samples = {}
-    if options.optimizer.precondition:
-        samples = _samples(elements, train.species, G, first["scaling"])
+    samples = _samples(elements, train.species, G, first["scaling"])
+    if o.precondition:
         first["networks"] = preconditioned(model, first["networks"], samples)
     return Problem(model, first, offsets, train, validation, inputs, validation_inputs, memory, samples, devices)
 
@@ -150,13 +153,6 @@ def preconditioned(model: Potential, networks: dict, samples: dict) -> dict:
         element: precondition(options_of(model.network, s), networks[element], samples[element])
         for s, element in enumerate(model.elements)
     }
-
-
-def _devices(options: TrainingOptions, announce: Callable[[str], object]) -> Devices | None:
-    """The devices that the run takes, where there are several."""
-    o, members = options.optimizer, None if options.ensemble is None else options.ensemble.members
-    one = "the Kalman filter" if isinstance(o, KalmanFilter) else ""
-    return parallel.choose(o.batch_size, members, announce, one=one)
 
 
 def _source(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from bpjax.cli import common
 from bpjax.cli.main import main
+from bpjax.io.extxyz import keep_texts
 from bpjax.io.runner import read_runner
 from bpjax.io.structures import labels, write_structures
 from bpjax.units import SYSTEMS
@@ -61,7 +61,7 @@ def test_structures_to_extended_xyz_and_back(tmp_path, units):
 def test_texts_are_read_back_as_they_are(tmp_path, comment):
     atoms = crystal()
     atoms.info = {"comment": comment, "number": 1.5, "other": comment}
-    common.keep_texts(atoms)
+    keep_texts(atoms)
     write_structures(tmp_path / "a.extxyz", atoms)
     assert ase.io.read(tmp_path / "a.extxyz").info == {"comment": comment, "number": 1.5, "other": comment}
 

@@ -352,9 +352,9 @@ def test_bad_options():
     for options in ({"points": 0}, {"scale": 0.0}, {"jitter": -1e-3}, {"scale": (1.0, np.nan)}):
         with pytest.raises(ConfigError, match=f"{next(iter(options))}: must be"):
             fit_sparse_gp(DESCRIPTOR, frames(), **options)
-    for loss in ({"huber": 1.0}, {"learned": True}, {"final_energy": 0.1}):
-        with pytest.raises(ConfigError, match="loss: linear fits are of squares with given widths"):
-            fit_ridge(DESCRIPTOR, frames(), loss=LikelihoodLoss(**loss))
+    for name, value in {"huber": 1.0, "learned": True, "final_energy": 0.1}.items():
+        with pytest.raises(ConfigError, match=rf"loss\.{name}: linear fits are of squares with given widths"):
+            fit_ridge(DESCRIPTOR, frames(), loss=LikelihoodLoss(**{name: value}))
     with pytest.raises(ValueError, match="SparseGP points=0"):
         SparseGP(0)
     with pytest.raises(ValueError, match="is not linear in its parameters"):

@@ -121,9 +121,9 @@ def test_traced_symmetry_functions_equal_single_runs(data, angular):
         ({"optimizer.method": ["adam", "muon"], "network.hidden": [[3], [6]]}, [("adam", (3,)), ("muon", (6,))], 2),
         ({"optimizer.batch_size": [3, 4], "loss.huber": [1.0, 2.0]}, [(3, 1.0), (4, 2.0)], 2),
         (
-            {"optimizer.precondition": [True], "network.activation": ["tanh", "silu"]},
-            [(True, "tanh"), (True, "silu")],
-            1,
+            {"optimizer.precondition": [False, True], "network.activation": ["tanh", "silu"]},
+            [(False, "tanh"), (True, "tanh"), (True, "silu")],
+            2,
         ),
         ({"loss.energy_per": ["atom", "structure"], "data.weights.slab": [0.5, 2.0]}, [("atom", 0.5)], 1),
     ],
