@@ -9,7 +9,7 @@ import time
 import ase.io
 import pytest
 
-from tests.training.labelled import structures, training_file
+from tests.training.labelled import of_processes, structures, training_file
 
 
 def command(*arguments):
@@ -22,12 +22,13 @@ def test_ten_kills(tmp_path):
     config = tmp_path / "config.toml"
     config.write_text(training_file(3000, 100, evaluate=50))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(config, "-o", whole), check=True, capture_output=True)
+    environment = of_processes(tmp_path / "compiled")
+    subprocess.run(command(config, "-o", whole), check=True, capture_output=True, env=environment)
     rng, kills = random.Random(0), 0
     while kills < 10:
         resume = ["--resume"] if (killed / "checkpoint.bpjax").exists() else []
         process = subprocess.Popen(
-            command(config, "-o", killed, *resume), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command(config, "-o", killed, *resume), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
         metrics = killed / "metrics.jsonl"
         before = metrics.read_text() if metrics.exists() else ""
@@ -41,5 +42,5 @@ def test_ten_kills(tmp_path):
         process.wait()
         kills += 1
     assert kills == 10, "the run was over before it had been killed ten times: it must be longer"
-    subprocess.run(command(config, "-o", killed, "--resume"), check=True, capture_output=True)
+    subprocess.run(command(config, "-o", killed, "--resume"), check=True, capture_output=True, env=environment)
     assert (killed / "model.bpjax").read_bytes() == (whole / "model.bpjax").read_bytes()

@@ -23,7 +23,7 @@ from bpjax.potential.store import load
 from bpjax.spec import to_spec
 from bpjax.training import Fit
 from bpjax.training.prepare import Dropped, read_run
-from tests.training.labelled import structures, training_file
+from tests.training.labelled import of_processes, structures, training_file
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +255,8 @@ def test_nothing_to_resume(folder, tmp_path, capsys):
 
 def test_interrupted_by_signal_and_resumed(folder, tmp_path):
     """Ctrl-C in a process of its own; the resumed run ends in the same file as one that was not interrupted."""
-    (folder / "long.toml").write_text(training_file(2000, 500, test=True))
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    (folder / "long.toml").write_text(training_file(1000, 250, test=True))
+    environment = of_processes(tmp_path / "compiled", JAX_PLATFORMS="cpu", JAX_ENABLE_X64="0")
 
     def command(name, *more):
         return [sys.executable, "-m", "bpjax", "train", str(folder / "long.toml"), "-o", str(tmp_path / name), *more]

@@ -58,7 +58,13 @@ def setting(atoms, images=False, fractional=True, **options):
 
 
 @pytest.mark.parametrize(
-    ("images", "repeats", "fractional"), [(False, 2, True), (False, 2, False), (True, 1, True), (True, 1, False)]
+    ("images", "repeats", "fractional"),
+    [
+        (False, 2, True),
+        pytest.param(False, 2, False, marks=pytest.mark.slow),
+        (True, 1, True),
+        (True, 1, False),
+    ],
 )
 def test_energy_and_forces_equal_predict(images, repeats, fractional):
     atoms = skewed(repeats)
@@ -120,7 +126,7 @@ def test_stress_is_minus_that_of_ase(images):
     np.testing.assert_allclose(pressure, -np.trace(expected) / 3, atol=1e-12)
 
 
-@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("images", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_box_and_perturbation_against_finite_differences(images):
     _, energy_fn, _, R, box, neighbors = skewed_setting(images)
     h = 1e-5
@@ -255,8 +261,8 @@ def run_in_jaxmd(name, images):
     ("name", "images"),
     [
         ("nve", False),
-        ("nvt_nose_hoover", False),
-        ("nvt_langevin", False),
+        pytest.param("nvt_nose_hoover", False, marks=pytest.mark.slow),
+        pytest.param("nvt_langevin", False, marks=pytest.mark.slow),
         ("npt_nose_hoover", False),
         pytest.param("npt_nose_hoover", True, marks=pytest.mark.slow),
         pytest.param("nvt_nose_hoover", True, marks=pytest.mark.slow),

@@ -1,4 +1,7 @@
-"""Small labelled structures of two elements, of several kinds: crystals, one-atom cells, a molecule, a slab."""
+"""Small labelled structures of two elements, of several kinds: crystals, one-atom cells, a molecule, a slab; and runs on them."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -39,6 +42,12 @@ def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
         atoms.rattle(0.1, seed=int(rng.integers(1 << 30)))
         frames.append(labelled(atoms, ("primitive", "alloy", "slab", "molecule")[kind]))
     return frames
+
+
+def of_processes(cache: Path, **more: str) -> dict[str, str]:
+    """Environment of processes that make the same runs: what one has compiled is not compiled again by the next."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return {**os.environ, **kept, **more}
 
 
 def training_file(steps: int, checkpoint: int, *, evaluate: int = 10, test: bool = False) -> str:

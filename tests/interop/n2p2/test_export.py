@@ -1,6 +1,7 @@
 """Models as folders: what is written returns, and what cannot be written is named."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +61,16 @@ def environment(seed, neighbors=9):
     return R_ij, random.choice(ELEMENTS, neighbors)
 
 
+@partial(jax.jit, static_argnums=0)
+def local_energy(model, params, R_ij, species, i):
+    G = model.descriptor(R_ij, species, jnp.ones(len(species), bool), i)
+    return energy_from_features(model, params, G, i)
+
+
 def energy(model, params, centre, R_ij, symbols):
     species = jnp.asarray([model.elements.index(s) for s in symbols])
     i = model.elements.index(centre)
-    G = model.descriptor(jnp.asarray(R_ij), species, jnp.ones(len(symbols), bool), jnp.asarray(i))
-    E_i = energy_from_features(model, params, G, jnp.asarray(i))
+    E_i = local_energy(model, params, jnp.asarray(R_ij), species, jnp.asarray(i))
     return float(E_i) + model.offset_energies(np.array([i]))[0]
 
 

@@ -102,7 +102,6 @@ OFTEN = (
     "act_t",
     "act_S",
     "exp_cutoff0",
-    "exp_cutoff1",
     "exp_cutoff2",
 )
 """Cases that run every time; the others, which repeat parts of these, are among the slow tests."""
