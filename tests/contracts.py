@@ -31,6 +31,9 @@ VANISHING = {"hard": -1, "cosine": 1, "tanh3": 2, "tanh3n": 2, "exp": 4, "poly1"
 """Derivatives of each cutoff function that go to zero at the cutoff radius, counted independently of the package."""
 
 
+ONCE = {"xla_backend_optimization_level": 0}
+"""For large programs that run a few times only: how long it takes to compile them is all that counts."""
+
 CENTRE = 0
 """Species of the atom in the middle."""
 
@@ -66,7 +69,7 @@ def gradient(descriptor, R_ij, species_j, mask):
     return features_and_gradient(descriptor, R_ij, species_j, mask)[1]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def derivatives(descriptor, R_ij, species_j, mask):
     """All first derivatives, all second ones and the third ones along a direction, of the combined features.
 
@@ -302,7 +305,7 @@ def learned_features(descriptor, R_ij, species_j, mask, params):
     return descriptor(R_ij, species_j, mask, CENTRE, params)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def learned_derivatives(descriptor, R_ij, species_j, mask, params):
     """Of the combined features: the gradient with the parameters, and that of a derivative with positions (a force)."""
 

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from bpjax.descriptors.cutoffs import FORMULAS, WITHOUT_INNER_RADIUS, Cutoff
-from tests.contracts import VANISHING
+from tests.contracts import ONCE, VANISHING
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -41,7 +41,7 @@ def ids(options):
     return f"{options.kind}-{options.inner}"
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(jax.jit, static_argnums=(0, 2), compiler_options=ONCE)
 def derivatives(f, r, order=4):
     """f and its derivatives at r (a vector), by forward mode."""
     out = []
@@ -51,7 +51,7 @@ def derivatives(f, r, order=4):
     return out
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def reversed_totals(f, r):
     """Sums over r of the first to fourth derivatives of f, in reverse mode."""
     total, out = (lambda r: jnp.sum(f(r))), []

@@ -156,7 +156,7 @@ def test_coefficients_are_projections_on_spherical_harmonics():
         column += 1
 
 
-@pytest.mark.parametrize("l_max", [6, 12])
+@pytest.mark.parametrize("l_max", [pytest.param(6, marks=pytest.mark.slow), 12])
 def test_rotation_up_to_high_degrees(l_max):
     """Relative to the largest feature of its degree, so that small features of high degree count."""
     options = SOAP(TWO, 5.0, 4, l_max, 0.4)

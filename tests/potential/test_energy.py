@@ -97,11 +97,12 @@ def test_gradient_of_the_energy_is_minus_the_forces(atoms):
 
 
 def test_hessian_is_symmetric_and_equals_differences_of_forces():
+    # Of the small model: second derivatives of each function are in the contract of the descriptors.
     system, neighbors = prepared(molecule(), skin=0.1, capacity=5, slots=8)
-    hessian = jax.jit(jax.hessian(lambda R: energy(MODEL, PARAMS, system._replace(positions=R), neighbors)))
+    hessian = jax.jit(jax.hessian(lambda R: energy(SMALL, SMALL_PARAMS, system._replace(positions=R), neighbors)))
     H = np.asarray(hessian(system.positions)).reshape(15, 15)
     close(H, H.T)
-    forces = jax.jit(lambda R: predict(MODEL, PARAMS, system._replace(positions=R), neighbors).forces)
+    forces = jax.jit(lambda R: predict(SMALL, SMALL_PARAMS, system._replace(positions=R), neighbors).forces)
     e = np.eye(15).reshape(15, 5, 3)
     numeric = -np.stack([difference(lambda x, n=n: forces(system.positions + x * e[n])).reshape(15) for n in range(15)])
     close(H, numeric, rtol=1e-6)  # truncation, as for the forces

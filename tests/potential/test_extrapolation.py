@@ -64,7 +64,7 @@ def brute_force(params, atoms):
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_warnings_are_those_of_plain_numpy(dtype):
     # Widened a little, so that no feature of interest lies within rounding of a limit.
     params = with_ranges(small_params(), FRAMES[:1], widen=0.01, dtype=dtype)

@@ -94,11 +94,20 @@ def with_lists(unit):
     return SymmetryFunctions(ELEMENTS, functions, "tanh3", unit=unit)
 
 
-@pytest.mark.parametrize("units", ["ev-angstrom", "hartree-bohr"])
+DESCRIPTORS = {"acsf": GRID, "Z": WEIGHTED, "A": with_lists(1.0), "0.6 A": with_lists(0.6)}
+
+
 @pytest.mark.parametrize(
-    "descriptor", [GRID, WEIGHTED, with_lists(1.0), with_lists(0.6)], ids=["acsf", "Z", "A", "0.6 A"]
+    ("name", "units"),
+    [
+        *((name, "hartree-bohr") for name in DESCRIPTORS),
+        ("0.6 A", "ev-angstrom"),
+        # Lengths that need no conversion.
+        *(pytest.param(name, "ev-angstrom", marks=pytest.mark.slow) for name in ("acsf", "Z", "A")),
+    ],
 )
-def test_models_return_with_the_same_energies(tmp_path, descriptor, units):
+def test_models_return_with_the_same_energies(tmp_path, name, units):
+    descriptor = DESCRIPTORS[name]
     model = Potential(descriptor, NETWORK, offsets=(-3.0, -1.0, -2.0))
     params = randomised(model)
     write_potential(tmp_path / "nnp", model, params, units)

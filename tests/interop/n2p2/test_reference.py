@@ -99,7 +99,6 @@ OFTEN = (
     "weighted",
     "element_nodes",
     "normalize_nodes",
-    "act_t",
     "act_S",
     "exp_cutoff0",
     "exp_cutoff2",
@@ -188,7 +187,9 @@ def test_single_precision(shared):
     assert abs(single.energy - double.energy) / len(atoms) < 2e-6  # eV; the total is 750 000 eV
 
 
-@pytest.mark.parametrize("element", ["Cu", "Li", "Si"])
+@pytest.mark.parametrize(
+    "element", [pytest.param("Cu", marks=pytest.mark.slow), pytest.param("Li", marks=pytest.mark.slow), "Si"]
+)
 def test_mlearn(shared, element):
     """Potentials published with mlearn, on its test files, against n2p2."""
     folder = shared / "data" / "mlearn_nnp" / element
