@@ -71,19 +71,17 @@ def gradient(descriptor, R_ij, species_j, mask):
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def derivatives(descriptor, R_ij, species_j, mask):
-    """All first derivatives, all second ones and the third ones along a direction, of the combined features.
+    """Of the combined features: all first derivatives, second ones along a direction, third ones along two.
 
-    Last the second ones again: in reverse mode twice, as in training, and not in forward mode.
+    The second ones are by reverse mode twice, as in training. Last those along the other direction, by forward mode over reverse.
     """
 
-    def f(R):
-        return _combined(descriptor, R, species_j, mask)
+    def first_and_second(R):
+        first, pullback = jax.vjp(jax.grad(lambda R: _combined(descriptor, R, species_j, mask)), R)
+        return first, pullback(_direction(2))[0]
 
-    def second_along(R):
-        return jax.jvp(jax.grad(f), (R,), (_direction(2),))[1]
-
-    third = jax.jvp(second_along, (R_ij,), (_direction(3),))[1]
-    return jax.grad(f)(R_ij), second_along(R_ij), third, jax.vjp(jax.grad(f), R_ij)[1](_direction(2))[0]
+    (first, second), (forward, third) = jax.jvp(first_and_second, (R_ij,), (_direction(3),))
+    return first, second, third, forward
 
 
 def environment(descriptor, seed=0, slots=K, farthest=0.9):
@@ -261,14 +259,14 @@ class DescriptorContract:
         # With what has been compiled already. Central differences with step 1e-4: truncation about 1e-8 in the first, 1e-6
         # in the second order.
         R, species, mask = environment(descriptor)
-        h, v = 1e-4, _direction(2)
-        first, forward, _, reverse = derivatives(descriptor, R, species, mask)
-        sides = [features_and_gradient(descriptor, R + s * h * v, species, mask) for s in (1, -1)]
-        slope, numeric = ((a - b) / (2 * h) for a, b in zip(*sides, strict=True))
-        slope = float(slope @ _combination(descriptor, slope.dtype))
-        assert float(jnp.sum(first * v)) == pytest.approx(slope, abs=1e-7 * float(jnp.abs(first).max()))
-        _close(first, features_and_gradient(descriptor, R, species, mask)[1], rtol=1e-12)
-        for second in (forward, reverse):
+        h = 1e-4
+        first, reverse, _, forward = derivatives(descriptor, R, species, mask)
+        _close(first, gradient(descriptor, R, species, mask), rtol=1e-12)
+        for v, second in ((_direction(2), reverse), (_direction(3), forward)):
+            sides = [features_and_gradient(descriptor, R + s * h * v, species, mask) for s in (1, -1)]
+            slope, numeric = ((a - b) / (2 * h) for a, b in zip(*sides, strict=True))
+            slope = float(slope @ _combination(descriptor, slope.dtype))
+            assert float(jnp.sum(first * v)) == pytest.approx(slope, abs=1e-7 * float(jnp.abs(first).max()))
             np.testing.assert_allclose(second, numeric, rtol=0, atol=1e-6 * np.abs(numeric).max())
 
     def test_vmap_is_a_loop(self, descriptor):
