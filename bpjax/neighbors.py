@@ -3,6 +3,8 @@
 Inside a compiled MD loop jax-md's lists take over (`bpjax.dynamics`); everything else, training included, comes through here.
 """
 
+from typing import Any
+
 import numpy as np
 
 from bpjax.errors import CapacityError, StructureError
@@ -50,7 +52,7 @@ def pair_distances(
     return _search(positions, cell, pbc, cutoff, "ijd", ordered=False)
 
 
-def _search(positions, cell, pbc, cutoff: float, quantities: str, ordered: bool) -> tuple[np.ndarray, ...]:
+def _search(positions, cell, pbc, cutoff: float, quantities: str, ordered: bool) -> Any:
     """Quantities of pairs as vesin gives them; ordered pairs are sorted."""
     from vesin import NeighborList
 

@@ -4,7 +4,7 @@ The formulas are in `bpjax.descriptors.acsf_kernels`; G1 to G3 are radial, G4 (n
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.descriptors.acsf_kernels import (
     angular_powers,
+    cosines,
+    distinct,
     g1,
     g2,
     g3,
@@ -34,47 +36,13 @@ from bpjax.descriptors.acsf_learned import (
     values,
     with_values,
 )
-from bpjax.descriptors.acsf_parts import Block, blocks, grid, pick
+from bpjax.descriptors.acsf_options import Angular as Angular
+from bpjax.descriptors.acsf_options import Radial as Radial
+from bpjax.descriptors.acsf_parts import Block, grid, in_blocks, pick
 from bpjax.descriptors.cutoffs import Cutoff
+from bpjax.descriptors.lane_functions import ALL, AngularFunction, block_features
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
-
-
-@register
-@dataclass(frozen=True)
-class Radial:
-    """Parameters of a G2 function: `eta` in 1/A^2 (at least 0), centre `r_s` in A."""
-
-    eta: float
-    r_s: float = 0.0
-
-    def __post_init__(self):
-        if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ValueError(f"Radial eta={self.eta}: must be finite and at least 0, in 1/A^2")
-        if not math.isfinite(self.r_s):
-            raise ValueError(f"Radial r_s={self.r_s}: must be finite, in A")
-
-
-@register
-@dataclass(frozen=True)
-class Angular:
-    """Parameters of a G4 or G5 function: `eta` in 1/A^2, `zeta` at least 1, `lam` +1 or -1, centre `r_s` in A."""
-
-    eta: float
-    zeta: float
-    lam: float
-    r_s: float = 0.0
-
-    def __post_init__(self):
-        if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ValueError(f"Angular eta={self.eta}: must be finite and at least 0, in 1/A^2")
-        if not (math.isfinite(self.zeta) and self.zeta >= 1):
-            raise ValueError(f"Angular zeta={self.zeta}: must be at least 1")
-        if self.lam not in (1, -1):
-            raise ValueError(f"Angular lam={self.lam}: must be 1 or -1")
-        if not math.isfinite(self.r_s):
-            raise ValueError(f"Angular r_s={self.r_s}: must be finite, in A")
-
 
 LARGEST_MOMENT = 16
 """Highest zeta for which moments can be asked."""
@@ -277,6 +245,43 @@ class ACSF:
                 order += own
         return pick(jnp.concatenate(parts), np.argsort(order))
 
+    @cached_property
+    def _lane_functions(self) -> tuple[AngularFunction | None, ...]:
+        """For each feature the function that is fast in lanes, see `in_lanes`."""
+        return tuple(map(self._lane_function, *zip(*self._layout, strict=True)))
+
+    def _lane_function(self, kind: str, number: int, channel: int) -> AngularFunction | None:
+        if kind not in ("g4", "g5"):
+            return None
+        p, pair = getattr(self, kind)[number], (ALL, ALL) if self.weights is not None else self.pairs[channel]
+        function = AngularFunction(pair, self.cutoff_function, kind == "g4", p.eta, p.r_s, p.zeta, p.lam)
+        return None if not function.simple or (kind == "g5" and self._through_moments(p)) else function
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether `in_lanes` is faster than one environment after the other."""
+        return not self._learned and any(self._lane_functions)
+
+    same_for_all = True
+    """Features do not depend on the element of the centre."""
+
+    def in_lanes(
+        self,
+        R_ij: Float[Array, "B K 3"],
+        species_j: Int[Array, "B K"],
+        mask: Bool[Array, "B K"],
+        species_i: int,
+        indices: tuple[int, ...] | None = None,
+    ) -> Float[Array, "B F"]:
+        """Features of a block of centres, or those of these indices; see `bpjax.descriptors.base.Descriptor`."""
+        indices = tuple(range(self.size)) if indices is None else indices
+
+        def others(numbers, R_ij, species_j, mask):
+            return self.chosen(tuple(indices[n] for n in numbers), R_ij, species_j, mask)
+
+        functions = [self._lane_functions[n] for n in indices]
+        return block_features(functions, self.weights or (), others, 1.0, R_ij, species_j, mask)
+
     def _radial(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         functions, channels = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
         c = env.c if len(channels) == self.channels else env.c[:, np.array(channels, np.int32)]
@@ -295,11 +300,11 @@ class ACSF:
         return [values(self._parts[kind], name, numbers, learned, dtype) for name in LEARNABLE[kind]]
 
     def _narrow(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
-        distinct = _distinct(env.mask)
-        R_jk = sanitised(env.R_ij[None, :, :] - env.R_ij[:, None, :], distinct)
+        others = distinct(env.mask)
+        R_jk = sanitised(env.R_ij[None, :, :] - env.R_ij[:, None, :], others)
         r_jk = norm(R_jk)
-        f_jk = jnp.where(distinct, self.cutoff_function(r_jk), 0)
-        cos_jk = _cosines(env.R_ij, env.r_ij)
+        f_jk = jnp.where(others, self.cutoff_function(r_jk), 0)
+        cos_jk = cosines(env.R_ij, env.r_ij)
 
         def evaluate(block: Block):
             eta, r_s = self._values(kind, block.parts, env)
@@ -307,7 +312,7 @@ class ACSF:
             w = radial_weights(env.r_ij, env.f_c, eta, r_s)
             return g4(w, w_jk, angular_powers(cos_jk, block.shapes), *self._of_pairs(block.pairs, env.c))
 
-        return _in_blocks(self._parts[kind].numbers, _shapes(self.g4), wanted, evaluate)
+        return in_blocks(self._parts[kind].numbers, _shapes(self.g4), wanted, evaluate)
 
     def _of_pairs(self, numbers: tuple[int, ...], c: Float[Array, "K C"]):
         """Weights in the channels that some pairs need, and these pairs by the numbers of the channels that are left."""
@@ -342,14 +347,14 @@ class ACSF:
         return pick(G, np.ravel_multi_index((parts.q[f], parts.a[f], t), G.shape))
 
     def _wide_pairs(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
-        distinct, cos_jk = _distinct(env.mask), _cosines(env.R_ij, env.r_ij)
+        others, cos_jk = distinct(env.mask), cosines(env.R_ij, env.r_ij)
 
         def evaluate(block: Block):
             w = radial_weights(env.r_ij, env.f_c, *self._values("g5", block.parts, env))
-            power = jnp.where(distinct[None], angular_powers(cos_jk, block.shapes), 0)
+            power = jnp.where(others[None], angular_powers(cos_jk, block.shapes), 0)
             return g5_pairs(w, power, *self._of_pairs(block.pairs, env.c))
 
-        return _in_blocks(self._parts["g5"].numbers, _shapes(self.g5), wanted, evaluate)
+        return in_blocks(self._parts["g5"].numbers, _shapes(self.g5), wanted, evaluate)
 
 
 class _Environment(NamedTuple):
@@ -363,30 +368,9 @@ class _Environment(NamedTuple):
     learned: dict
 
 
-def _in_blocks(
-    radial: tuple[int, ...],
-    shapes: list[tuple[float, float]],
-    wanted: list[tuple[int, int]],
-    evaluate: Callable[[Block], Float[Array, "Q A T"]],
-) -> Float[Array, " F"]:
-    """Wanted (function, pair of channels), block by block."""
-    found, where = blocks(radial, shapes, wanted)
-    return pick(jnp.concatenate([evaluate(block).reshape(-1) for block in found]), where)
-
-
 def _shapes(functions: tuple[Angular, ...]) -> list[tuple[float, float]]:
     return [(p.zeta, p.lam) for p in functions]
 
 
 def _has_moments(p: Angular) -> bool:
     return float(p.zeta).is_integer() and p.zeta <= LARGEST_MOMENT
-
-
-def _distinct(mask: Bool[Array, " K"]) -> Bool[Array, "K K"]:
-    """Pairs of two different real neighbours."""
-    return mask[:, None] & mask[None, :] & ~jnp.eye(len(mask), dtype=bool)
-
-
-def _cosines(R_ij: Float[Array, "K 3"], r_ij: Float[Array, " K"]) -> Float[Array, "K K"]:
-    u = R_ij / r_ij[:, None]
-    return u @ u.T

@@ -33,7 +33,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from bpjax.descriptors import harmonics
 
@@ -136,3 +136,14 @@ def _legendre(zeta: int, lam: float, l_max: int) -> list[float]:
     f = math.factorial
     a = [2 * (2 * l + 1) * f(zeta) ** 2 / (f(zeta - l) * f(zeta + l + 1)) * lam**l for l in range(zeta + 1)]
     return a + [0.0] * (l_max - zeta)
+
+
+def distinct(mask: Bool[Array, " K"]) -> Bool[Array, "K K"]:
+    """Pairs of two different real neighbours."""
+    return mask[:, None] & mask[None, :] & ~jnp.eye(len(mask), dtype=bool)
+
+
+def cosines(R_ij: Float[Array, "K 3"], r_ij: Float[Array, " K"]) -> Float[Array, "K K"]:
+    """Cosines of the angles between neighbours."""
+    u = R_ij / r_ij[:, None]
+    return u @ u.T

@@ -7,9 +7,10 @@ where a radial part occurs with some shapes and for some pairs only, each block 
 no radial part (they cost most) belongs to two blocks for other reasons than its pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -81,3 +82,14 @@ def pick(values: Float[Array, "..."], where: np.ndarray) -> Float[Array, " F"]:
     """Entries of the flattened values at known places."""
     flat = values.reshape(-1)
     return flat if np.array_equal(where, np.arange(flat.size)) else flat[where.astype(np.int32)]
+
+
+def in_blocks(
+    radial: tuple[int, ...],
+    shapes: list[tuple[float, float]],
+    wanted: list[tuple[int, int]],
+    evaluate: Callable[[Block], Float[Array, "Q A T"]],
+) -> Float[Array, " F"]:
+    """Wanted (function, pair of channels), block by block."""
+    found, where = blocks(radial, shapes, wanted)
+    return pick(jnp.concatenate([evaluate(block).reshape(-1) for block in found]), where)

@@ -13,7 +13,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 @runtime_checkable
 class Descriptor(Protocol):
-    """Frozen, hashable options that can be called on one environment."""
+    """Frozen, hashable options that can be called on one environment.
+
+    One that has a fast form for CPUs also offers `has_lanes`, whether these options have it, `same_for_all`, whether features do
+    not depend on the element of the centre, and `in_lanes(R_ij (B, K, 3), species_j (B, K), mask (B, K), species_i) -> (B, D)`:
+    the same features, to rounding, of a block of centres of one element, with a first derivative in reverse mode.
+    """
 
     @property
     def elements(self) -> tuple[str, ...]:

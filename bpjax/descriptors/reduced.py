@@ -137,6 +137,29 @@ class Chosen(_Wrapper):
         inside = tuple(self.indices[n] for n in indices)
         return _features(self.descriptor, inside, R_ij, species_j, mask, species_i)
 
+    @property
+    def has_lanes(self) -> bool:
+        """Whether `in_lanes` is faster than one environment after the other."""
+        return getattr(self.descriptor, "has_lanes", False)
+
+    @property
+    def same_for_all(self) -> bool:
+        """Whether features do not depend on the element of the centre."""
+        return getattr(self.descriptor, "same_for_all", False)
+
+    def in_lanes(
+        self,
+        R_ij: Float[Array, "B K 3"],
+        species_j: Int[Array, "B K"],
+        mask: Bool[Array, "B K"],
+        species_i: int,
+        indices: tuple[int, ...] | None = None,
+    ) -> Float[Array, "B F"]:
+        """Chosen features, or some of them, of a block of centres; see `bpjax.descriptors.base.Descriptor`."""
+        inside: Any = self.descriptor
+        own = self.indices if indices is None else tuple(self.indices[n] for n in indices)
+        return inside.in_lanes(R_ij, species_j, mask, species_i, own)
+
 
 def _features(descriptor: Any, indices: tuple[int, ...], R_ij, species_j, mask, species_i) -> Float[Array, " F"]:
     if hasattr(descriptor, "chosen"):

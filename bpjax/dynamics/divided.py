@@ -36,7 +36,8 @@ from bpjax.dynamics.lists import Frame, box_matrix, check_minimum_image, with_sk
 from bpjax.dynamics.parallel import AXIS, choose, replicated
 from bpjax.geometry import sanitised
 from bpjax.potential import Potential
-from bpjax.potential.energy import BLOCK, Params, block_size, element_blocks, one_of, value_and_gradient
+from bpjax.potential.blocks import element_blocks, fastest_block
+from bpjax.potential.energy import Params, block_energies
 from bpjax.system import Environment, Prediction
 
 COMPARED = 2**19
@@ -176,7 +177,7 @@ class _Division:
         start = jax.lax.axis_index(AXIS) * share
         own = start + jnp.arange(share, dtype=jnp.int32)
         species = jnp.asarray(self.species)[atoms.order[jnp.minimum(own, N - 1)]]
-        block = block_size(self.model.descriptor, slots) if jax.default_backend() == "cpu" else 64 * BLOCK
+        block = fastest_block(self.model.descriptor, slots)
         dealt = element_blocks(jnp.where(own < N, species, elements), block, elements)
         centres = jnp.minimum(start + dealt.members, N - 1).astype(jnp.int32)
         search = partial(neighbors_of, bins, atoms, h, self.reach, slots)
@@ -237,8 +238,7 @@ def _block(model, params, between, watch, X, species, h, forces, block):
     s, i, real, count, idx, n = block
     mask = jnp.arange(idx.shape[1]) < count[:, None]
     env = Environment(sanitised(between(X[idx] - X[i][:, None], n, h), mask), species[idx], mask)
-    ones = [jax.vmap(partial(value_and_gradient, model, params, watch, e)) for e in range(len(model.elements))]
-    found = one_of(ones, s, env)
+    found = block_energies(model, params, watch, s, env)
     g = jnp.where(mask[..., None], found.pair_gradients, 0)
     forces = forces.at[idx.reshape(-1)].add(-g.reshape(-1, 3)).at[i].add(jnp.sum(g, axis=1))
     outside = None if found.outside is None else jnp.where(real, found.outside, 0)

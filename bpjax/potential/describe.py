@@ -21,7 +21,8 @@ from bpjax.descriptors import Descriptor
 from bpjax.errors import ConfigError
 from bpjax.geometry import environments, real_atoms
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import Params, block_size, environment_features, in_blocks
+from bpjax.potential.blocks import block_size, in_blocks
+from bpjax.potential.energy import Params, environment_features
 from bpjax.potential.preparation import Place, check, groups_of_like_size, prepare
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Environment, Neighbors, System

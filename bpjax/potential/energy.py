@@ -1,13 +1,12 @@
 r"""The potential: descriptor, scaling, per-element networks, and the sum :math:`E = \sum_i E_i(\{R_{ij}\})`.
 
 The atomic energies and their *pair gradients* :math:`g_{ij} = \partial E_i / \partial R_{ij}` come out of one function,
-`local_energies`, block by block: a block of atoms runs through descriptor, network and back before the next one starts, so
-that the intermediates stay in the cache and memory does not grow with the system. `energy` is built on it with a
-differentiation rule of its own (its derivative *is* the pair gradients), so that `jax.grad(energy)` costs one such pass and can
-be differentiated again.
+`local_energies`, block by block: a block of atoms runs through descriptor, network and back before the next one starts.
+`energy` is built on it with a differentiation rule of its own (its derivative *is* the pair gradients), so that
+`jax.grad(energy)` costs one such pass and can be differentiated again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networ
 from bpjax.networks.kernel import SparseGP
 from bpjax.networks.noise import NoiseModel, init_noise, log_widths
 from bpjax.networks.scaling import init_scaling, outside, scaled
+from bpjax.potential.blocks import LANES, block_size, in_blocks, in_element_blocks, lanes_pay, one_of
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
@@ -31,12 +31,6 @@ Params = dict
 """Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`,
 `"descriptor"` where it learns something, `"noise"` where widths of errors are predicted, and in sweeps `"choices"`, a
 `bpjax.networks.NetworkChoices`; in a committee each has a leading axis of members."""
-
-BLOCK = 64
-"""Atoms per block, at most. With few functions the intermediates of 16 to 128 atoms fit the caches of current CPUs."""
-
-CACHE = 2**19
-"""Numbers that a block should hold at a time."""
 
 
 @register
@@ -197,97 +191,132 @@ def local_energies(
     *,
     watch: bool = False,
     block: int | None = None,
+    lanes: bool | None = None,
 ) -> LocalEnergies:
-    """Atomic energies and pair gradients, block by block; `watch` also counts features outside the range of training."""
-    if block is None:
-        block = block_size(model.descriptor, env.mask.shape[1])
-    one = partial(value_and_gradient, model, params, watch)
+    """Atomic energies and pair gradients, block by block; `watch` also counts features outside the range of training.
+
+    Where nothing is differentiated any further, blocks are evaluated in the fast form that their descriptor may have; derivatives
+    of the result are those of the plain one. `block` is the number of atoms per block of the plain form, `lanes` whether the fast
+    one is taken; by default both are what is fastest.
+    """
+    block = block_size(model.descriptor, env.mask.shape[-1]) if block is None else block
+    lanes = lanes_pay(model.descriptor) if lanes is None else lanes
     with jax.default_matmul_precision("highest"):  # tensor cores would round float32 products to 10 bits
-        return in_blocks(one, species, env, block, len(model.elements))
+        if not lanes:
+            return _plain(model, watch, block, params, env, species)
+        return _in_lanes(model, watch, block, params, env, species)
 
 
-def block_size(descriptor: Descriptor, slots: int) -> int:
-    """Atoms per block, for so many neighbour slots."""
-    return int(np.clip(CACHE // max(descriptor.working_set(slots), 1), 4, BLOCK))
+def _plain(model, watch, block, params, env, species) -> LocalEnergies:
+    return in_blocks(partial(value_and_gradient, model, params, watch), species, env, block, len(model.elements))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _in_lanes(model, watch, block, params, env, species) -> LocalEnergies:
+    return _all_in_lanes(model, watch)(params, env, species)
+
+
+@partial(_in_lanes.defjvp, symbolic_zeros=True)
+def _in_lanes_jvp(model, watch, block, primals, tangents):
+    """The plain form and its derivatives with respect to what is differentiated."""
+    leaves, tree = jax.tree.flatten(primals)
+    tangents = jax.tree.leaves(tangents, is_leaf=_is_zero)
+    moving = [n for n, tangent in enumerate(tangents) if not _is_zero(tangent)]
+
+    def plain(values):
+        own = dict(zip(moving, values, strict=True))
+        return _plain(model, watch, block, *tree.unflatten([own.get(n, leaf) for n, leaf in enumerate(leaves)]))
+
+    return jax.jvp(plain, ([leaves[n] for n in moving],), ([tangents[n] for n in moving],))
+
+
+def _all_in_lanes(model: Potential, watch: bool) -> Callable[..., LocalEnergies]:
+    """Blocks of the fast form over all atoms; a batch of structures is evaluated as one with all their atoms."""
+
+    @jax.custom_batching.custom_vmap
+    def evaluate(params, env, species):
+        elements, N = len(model.elements), len(species)
+        one_block = partial(block_energies, model, params, watch)
+        if elements == 1 and N <= LANES:
+            return one_block(jnp.zeros((), jnp.int32), env)
+        lanes = int(np.clip(8 * -(-N // (8 * elements)), 8, LANES))
+        return in_element_blocks(one_block, species, env, lanes, elements, jnp.sum(env.mask, axis=1, dtype=jnp.int32))
+
+    @evaluate.def_vmap
+    def _(size, batched, params, env, species):
+        all_params, all_atoms = (jax.tree.leaves(flags) for flags in (batched[0], batched[1:]))
+        if not any(all_atoms):  # members: the features are theirs together
+            axes = jax.tree.map(lambda moves: 0 if moves else None, batched[0])
+            out = jax.vmap(evaluate.fun, in_axes=(axes, None, None), axis_size=size)(params, env, species)
+        else:
+            env, species = jax.tree.map(partial(_broadcast, size), tuple(batched[1:]), (env, species))
+            if any(all_params):
+                params = jax.tree.map(partial(_broadcast, size), batched[0], params)
+                out = jax.lax.map(lambda one: evaluate(*one), (params, env, species))
+            else:
+                atoms = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (env, species))
+                out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), evaluate(params, *atoms))
+        return out, jax.tree.map(lambda _: True, out)
+
+    return evaluate
+
+
+def _broadcast(size: int, batched: bool, x):
+    return x if batched else jnp.broadcast_to(x, (size, *jnp.shape(x)))
+
+
+def block_energies(
+    model: Potential, params: Params, watch: bool, element: Int[Array, ""], env: Environment
+) -> LocalEnergies:
+    """Energies and pair gradients of a block of atoms of one element, in the form that is fastest.
+
+    Zeros if `element` is the number of elements, which marks a block that is not needed.
+    """
+    elements = range(len(model.elements))
+    if not lanes_pay(model.descriptor):
+        plain = partial(value_and_gradient, model, params, watch)
+        return one_of([jax.vmap(partial(plain, s)) for s in elements], element, env)
+    lanes = partial(block_in_lanes, model, params, watch)
+    if not getattr(model.descriptor, "same_for_all", False):
+        return one_of([partial(lanes, s, element) for s in elements], element, env)
+    # The features of all elements are compiled once.
+    return one_of([partial(lanes, 0, element)], element // len(elements), env)
+
+
+def block_in_lanes(model: Potential, params: Params, watch: bool, s: int, element, env: Environment) -> LocalEnergies:
+    """Energies and pair gradients of a block of atoms of one element, in the fast form of the descriptor for element s."""
+    in_lanes: Any = model.descriptor
+
+    def features(R_ij):
+        return in_lanes.in_lanes(R_ij, env.species_j, env.mask, s)
+
+    def network(s):
+        return jax.vmap(jax.value_and_grad(partial(_from_features, model, params, watch, s), has_aux=True))
+
+    G, pull = jax.vjp(features, env.R_ij)
+    same = in_lanes.same_for_all
+    (E_i, rest), dG = one_of([network(s) for s in range(len(model.elements))], element, G) if same else network(s)(G)
+    return LocalEnergies(E_i, *pull(dG), *rest)
 
 
 def value_and_gradient(
     model: Potential, params: Params, watch: bool, species_i: Int[Array, ""] | int, env: Environment
 ) -> LocalEnergies:
-    """Energy and pair gradients of one atom; what `local_energies` maps over atoms."""
+    """Energy and pair gradients of one atom."""
 
     def energy(R_ij):
         G = environment_features(model.descriptor, params, env._replace(R_ij=R_ij), species_i)
-        outside = jnp.sum(features_outside(model, params, G, species_i), dtype=jnp.int32) if watch else None
-        noise = noise_from_features(model, params, G, species_i) if model.noise and model.members is None else None
-        return energy_from_features(model, params, G, species_i), (outside, noise)
+        return _from_features(model, params, watch, species_i, G)
 
     (E_i, rest), g = jax.value_and_grad(energy, has_aux=True)(env.R_ij)
     return LocalEnergies(E_i, g, *rest)
 
 
-def in_blocks(function, species: Int[Array, " N"], arrays, block: int, elements: int):
-    """Maps `function(species_i, arrays_i)` over atoms: vmapped inside a block, one block after the other.
-
-    A block holds atoms of one element only, so that `function` gets the species as a plain int and nothing is computed for other
-    elements. Atoms are sorted by element; each element's last block is filled up with copies, whose results are left out. (A
-    block is a branch of a conditional also for a single element: XLA would merge the slicing of the arrays into the kernels
-    otherwise, which then are no longer vectorised.)
-    """
-    N = species.shape[0]
-    if N <= block:
-        return jax.vmap(function)(species, arrays)
-    blocks = [jax.vmap(partial(function, s)) for s in range(elements)]
-    dealt = element_blocks(species, block, elements)
-    chosen = jax.tree.map(lambda a: a[dealt.members], arrays)
-    out = jax.lax.map(lambda one: one_of(blocks, *one), (dealt.element, chosen))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[dealt.row], out)
-
-
-def one_of(functions: Sequence[Callable], element: Int[Array, ""], arrays: Any) -> Any:
-    """What the function of an element gives; zeros for a number of elements, at next to no cost."""
-    shapes = jax.eval_shape(functions[0], arrays)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return jax.lax.switch(element, [*functions, lambda _: zeros], arrays)
-
-
-class ElementBlocks(NamedTuple):
-    """Atoms dealt to blocks of one element each.
-
-    Attributes:
-      element: of each block; the number of elements for a block that is not needed.
-      members: atoms of each block; its last places may hold copies.
-      real: which members are no copies.
-      row: of each atom among all members.
-    """
-
-    element: Int[Array, " B"]
-    members: Int[Array, "B b"]
-    real: Bool[Array, "B b"]
-    row: Int[Array, " N"]
-
-
-def element_blocks(species: Int[Array, " N"], block: int, elements: int) -> ElementBlocks:
-    """Deals atoms to blocks of at most so many atoms of one element each, in their order.
-
-    A species that is the number of elements marks an atom that is in no block.
-    """
-    N = species.shape[0]
-    # As many atoms per block as divide them evenly, and as many blocks as are needed in the worst case.
-    block = -(-N // -(-N // block))
-    count = (N + elements * (block - 1)) // block
-    order = jnp.argsort(species, stable=True)
-    atoms = jnp.bincount(species, length=elements)
-    last_block = jnp.cumsum(-(-atoms // block))
-    first_block = last_block - -(-atoms // block)
-    first_atom = jnp.cumsum(atoms) - atoms
-    s = jnp.searchsorted(last_block, jnp.arange(count), side="right")  # blocks that are not needed get the next number
-    e = jnp.minimum(s, elements - 1)
-    place = (jnp.arange(count) - first_block[e])[:, None] * block + jnp.arange(block)[None, :]
-    members = order[jnp.minimum(first_atom[e][:, None] + jnp.minimum(place, atoms[e][:, None] - 1), N - 1)]
-    rank = jnp.zeros(N, order.dtype).at[order].set(jnp.arange(N, dtype=order.dtype))
-    row = first_block[species] * block + rank - first_atom[species]
-    return ElementBlocks(s, members, place < atoms[e][:, None], row)
+def _from_features(model, params, watch, species_i, G):
+    """Energy of an atom, and what else `LocalEnergies` holds."""
+    outside = jnp.sum(features_outside(model, params, G, species_i), dtype=jnp.int32) if watch else None
+    noise = noise_from_features(model, params, G, species_i) if model.noise and model.members is None else None
+    return energy_from_features(model, params, G, species_i), (outside, noise)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

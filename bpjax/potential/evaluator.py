@@ -21,7 +21,8 @@ import numpy as np
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError
 from bpjax.neighbors import bucket
-from bpjax.potential.energy import BLOCK, Params, Potential, block_size
+from bpjax.potential.blocks import fastest_block
+from bpjax.potential.energy import Params, Potential
 from bpjax.potential.extrapolation import Extrapolation, check_dtype, extrapolations_of
 from bpjax.potential.forces import predict, predict_members
 from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
@@ -251,7 +252,7 @@ def _batched(model, watch, params, systems, neighbors):
     _traces.count += 1
     frames, atoms = systems.species.shape
     # On a CPU only as many structures side by side as fill a block; the intermediates then stay in the cache.
-    block = block_size(model.descriptor, neighbors.mask.shape[-1]) if jax.default_backend() == "cpu" else 64 * BLOCK
+    block = fastest_block(model.descriptor, neighbors.mask.shape[-1])
     together = min(frames, block // atoms)
     return jax.lax.map(
         lambda one: _predictor(model)(model, params, *one, watch=watch),

@@ -27,8 +27,9 @@ from bpjax.errors import ConfigError, StructureError
 from bpjax.geometry import environments, forces_from_pairs, real_atoms, virial_from_pairs
 from bpjax.networks.elemental import options_of
 from bpjax.networks.kernel import SparseGP
+from bpjax.potential.blocks import in_blocks
 from bpjax.potential.describe import JACOBIAN_BLOCK, JACOBIAN_COST, alike, pair_jacobian
-from bpjax.potential.energy import Params, Potential, energy_from_features, in_blocks
+from bpjax.potential.energy import Params, Potential, energy_from_features
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Neighbors, System
 from bpjax.training.dataset import VOIGT, Dataset

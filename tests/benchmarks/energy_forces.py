@@ -2,9 +2,8 @@
 
     python tests/benchmarks/energy_forces.py [--cells 4 8] [--dtypes float32 float64]
 
-Prints one JSON line for each case: number of atoms, descriptor, form of the wide functions, block size, compile time, the
-shortest of several step times per atom, and the peak memory of the process so far. Run with one core
-(`taskset -c 0`) or with all.
+Prints one JSON line for each case: number of atoms, descriptor, form, compile time, the shortest of several
+step times per atom, and the peak memory of the process so far. Run with one core (`taskset -c 0`) or with all.
 """
 
 import argparse
@@ -20,6 +19,7 @@ from bpjax.geometry import environments, forces_from_pairs
 from bpjax.neighbors import neighbor_list
 from bpjax.networks import MLP
 from bpjax.potential import Potential, init
+from bpjax.potential.blocks import lanes_pay
 from bpjax.potential.energy import local_energies
 from bpjax.system import system_from_arrays
 
@@ -42,6 +42,11 @@ def descriptors() -> dict[str, ACSF]:
     }
 
 
+def forms(descriptor: ACSF, plain: bool) -> list[bool]:
+    """Whether to take the fast form: what is taken by default, and the plain one if asked for."""
+    return [True, False] if lanes_pay(descriptor) and plain else [lanes_pay(descriptor)]
+
+
 def timed(function, *arguments, repeats: int) -> tuple[float, float]:
     """Compile time, and the shortest of several run times, in seconds."""
     timing = machine_of.timed(function, *arguments, repeats=repeats)
@@ -62,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[4, 8], help="repeats of the cubic cell of 8 atoms")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[64])
+    parser.add_argument("--plain", action="store_true", help="also the plain form of what has a fast one")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", "float64" in arguments.dtypes)
@@ -77,11 +82,11 @@ def main() -> None:
                 system = system_from_arrays(
                     atoms.numbers, atoms.positions, atoms.cell.array, True, ("Si",), dtype=dtype
                 )
-                for block in arguments.blocks:
+                for lanes in forms(descriptor, arguments.plain):
 
-                    def step(params, system, neighbors, model=model, block=block):
+                    def step(params, system, neighbors, model=model, lanes=lanes):
                         env = environments(system, neighbors)
-                        E_i, g = local_energies(model, params, env, system.species, block=block)[:2]
+                        E_i, g = local_energies(model, params, env, system.species, lanes=lanes)[:2]
                         return E_i.sum(), forces_from_pairs(g, neighbors.idx, neighbors.mask)
 
                     compile_time, step_time = timed(step, params, system, neighbors, repeats=arguments.repeats)
@@ -93,7 +98,7 @@ def main() -> None:
                                 "atoms": len(atoms),
                                 "slots": neighbors.idx.shape[1],
                                 "dtype": dtype,
-                                "block": block,
+                                "form": "fast" if lanes else "plain",
                                 "compile_s": round(compile_time, 2),
                                 "us_per_atom": round(1e6 * step_time / len(atoms), 2),
                             }

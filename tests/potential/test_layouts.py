@@ -16,7 +16,8 @@ from bpjax.geometry import environments, forces_from_pairs
 from bpjax.neighbors import neighbor_list
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, energy, init, predict
-from bpjax.potential.energy import BLOCK, energy_from_features, local_energies
+from bpjax.potential.blocks import BLOCK
+from bpjax.potential.energy import energy_from_features, local_energies
 from bpjax.system import system_from_arrays
 from tests.potential.model import (
     ATOMS,
