@@ -275,12 +275,9 @@ class ACSF:
     ) -> Float[Array, "B F"]:
         """Features of a block of centres, or those of these indices; see `bpjax.descriptors.base.Descriptor`."""
         indices = tuple(range(self.size)) if indices is None else indices
-
-        def others(numbers, R_ij, species_j, mask):
-            return self.chosen(tuple(indices[n] for n in numbers), R_ij, species_j, mask)
-
         functions = [self._lane_functions[n] for n in indices]
-        return block_features(functions, self.weights or (), others, 1.0, R_ij, species_j, mask)
+        env = (R_ij, species_j, mask, species_i)
+        return block_features(self.chosen, indices, functions, self.weights or (), 1.0, *env)
 
     def _radial(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         functions, channels = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))

@@ -160,13 +160,10 @@ class SymmetryFunctions:
         """Features of a block of centres, or those of these indices; see `bpjax.descriptors.base.Descriptor`."""
         own = len(self.functions[species_i])
         indices = tuple(range(self.size)) if indices is None else indices
-
-        def others(numbers, R_ij, species_j, mask):
-            return self.chosen(tuple(indices[n] for n in numbers), R_ij, species_j, mask, species_i)
-
         functions = [self._lane_functions[species_i][n] if n < own else None for n in indices]
         weights = atomic_numbers(self.elements).astype(float).tolist()
-        return block_features(functions, weights, others, self.unit, R_ij, species_j, mask)
+        env = (R_ij, species_j, mask, species_i)
+        return block_features(self.chosen, indices, functions, weights, self.unit, *env)
 
     def _values(self, functions: tuple, R_ij, species_j, mask) -> Float[Array, " F"]:
         """Values of the functions of some tables, in the order in which they were listed."""

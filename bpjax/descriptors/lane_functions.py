@@ -3,7 +3,7 @@
 A descriptor that has such functions offers `in_lanes`, see `bpjax.descriptors.base`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -108,20 +108,23 @@ def angular_values(
     groups, where = plan(functions)
     reach = max(f.cutoff.radius for f in functions)
     near = mask & (jnp.sum(R * R, axis=0) < reach**2)
-    numbers = sorted({c for pairs, _ in groups for pair in pairs for c in pair})
-    channels = [_Channel(c, weights, R, species, near) for c in numbers]
-    values = []
-    for pairs, products in groups:
-        values.append(_of_pairs(products, channels, [tuple(map(numbers.index, pair)) for pair in pairs]))
-    values = jnp.concatenate(values)
+    channels = {c: _Channel(c, weights, R, species, near) for c in _used(pair for pairs, _ in groups for pair in pairs)}
+    values = jnp.concatenate([_of_pairs(products, channels, pairs) for pairs, products in groups])
     return values if where == tuple(range(len(values))) else values[np.array(where, np.int32)]
 
 
-def _of_pairs(products, channels, pairs) -> Float[Array, "F B"]:
+def _used(pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """The channels of some pairs."""
+    return sorted({channel for pair in pairs for channel in pair})
+
+
+def _of_pairs(products, channels: "dict[int, _Channel]", pairs) -> Float[Array, "F B"]:
     """Values of products for some pairs of channels, one after the other in a loop that is compiled once."""
-    count = jnp.stack([c.where.count for c in channels])
-    R = jnp.stack([c.R for c in channels])
-    w: Any = tuple(jnp.stack([c.weights(p) for c in channels]) for p in products)
+    used = _used(pairs)
+    own = [channels[c] for c in used]
+    count = jnp.stack([c.where.count for c in own])
+    R = jnp.stack([c.R for c in own])
+    w: Any = tuple(jnp.stack([c.weights(p) for c in own]) for p in products)
 
     def one(pair):
         s, t = pair
@@ -129,7 +132,7 @@ def _of_pairs(products, channels, pairs) -> Float[Array, "F B"]:
         sums: Any = pair_sums(products, s == t, (count[s], count[t]), (R[s], R[t]), weights)
         return jnp.concatenate([x.reshape(-1, x.shape[-1]) for values in sums for x in values])
 
-    first, second = np.array(pairs, np.int32).T
+    first, second = np.array([[used.index(c) for c in pair] for pair in pairs], np.int32).T
     if len(pairs) == 1:
         return one((jnp.asarray(first[0]), jnp.asarray(second[0])))
     values = jax.lax.map(one, (jnp.asarray(first), jnp.asarray(second)))
@@ -153,34 +156,39 @@ class _Channel:
 
 
 def block_features(
+    chosen: Callable[..., Array],
+    indices: tuple[int, ...],
     functions: Sequence[AngularFunction | None],
     weights: Sequence[float],
-    others: Callable[[tuple[int, ...], Array, Array, Array], Array],
     unit: float,
     R_ij: Float[Array, "B K 3"],
     species_j: Int[Array, "B K"],
     mask: Bool[Array, "B K"],
+    species_i: int,
 ) -> Float[Array, "B F"]:
     """Features of a block of centres of one element.
 
     Args:
-      functions: for each feature its function, or None for one that is evaluated centre by centre.
+      chosen: method of the descriptor that evaluates features of one environment; see `bpjax.descriptors.reduced`.
+      indices: numbers of the features.
+      functions: for each of them its function, or None for one that is evaluated centre by centre.
       weights: of each element in the channel `ALL`.
-      others: features of some numbers for one environment, `others(numbers, R_ij, species_j, mask)`.
       unit: length unit of the functions, in A.
       R_ij: pair vectors in A.
       species_j: species of the neighbours.
       mask: which slots are real.
+      species_i: species of the centres.
     """
     angular: list[Any] = [f for f in functions if f is not None]
-    rest = tuple(n for n, f in enumerate(functions) if f is None)
-    order = [n for n, f in enumerate(functions) if f is not None] + list(rest)
+    rest = [n for n, f in enumerate(functions) if f is None]
+    order = [n for n, f in enumerate(functions) if f is not None] + rest
     parts = []
     if angular:
         R = sanitised(R_ij / unit, mask).transpose(2, 1, 0)
         parts.append(angular_values(tuple(angular), weights, R, species_j.T, mask.T).T)
     if rest:
-        parts.append(jax.vmap(lambda *env: others(rest, *env))(R_ij, species_j, mask))
+        others = tuple(indices[n] for n in rest)
+        parts.append(jax.vmap(lambda *env: chosen(others, *env, species_i))(R_ij, species_j, mask))
     G = jnp.concatenate(parts, axis=1)
     back = np.argsort(order)
     return G if np.array_equal(back, np.arange(len(order))) else G[:, back.astype(np.int32)]

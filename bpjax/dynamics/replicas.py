@@ -20,13 +20,12 @@ from bpjax.dynamics.advance import Driver
 from bpjax.dynamics.body import Body
 from bpjax.dynamics.lists import heights, product
 from bpjax.dynamics.loop import Limits, chunk_fn
-from bpjax.dynamics.observers import LogWriter, energy_drift
+from bpjax.dynamics.observers import energy_drift
 from bpjax.dynamics.run import MDDivergedError, MDResult, Observer, Run, check_outputs, settings_of
 from bpjax.dynamics.settings import Settings
 from bpjax.dynamics.simulation import default_skin
 from bpjax.dynamics.together import Layout, systems_potential
 from bpjax.errors import ConfigError
-from bpjax.io.trajectory import TrajectoryWriter
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
 from bpjax.progress import ProgressFn, silent
@@ -91,11 +90,7 @@ def run_replicas(
     ]
     run = _ReplicaRun(model, params, bodies, settings, bool(trajectory) or bool(observers))
     with ExitStack() as files:
-        if trajectory is not None:
-            writer = files.enter_context(TrajectoryWriter(trajectory, overwrite=overwrite))
-            observers = (*observers, lambda frame, record: writer.write(frame))
-        log_writer = None if log is None else files.enter_context(LogWriter(log, overwrite))
-        run.outputs(observers, log_writer, None if trajectory is None else str(os.fspath(trajectory)))
+        run.outputs(files, trajectory, log, observers, overwrite)
         run.chunk(1, 1, at=0)
         bar = files.enter_context(progress(settings.steps, f"{settings.ensemble} dynamics of {len(bodies)} systems"))
         while run.step < settings.steps:

@@ -137,11 +137,7 @@ def run_md(
         if extrapolation_file is not None and details is not None and run.watch is not None:
             run.watch.frames = files.enter_context(TrajectoryWriter(extrapolation_file, overwrite=overwrite))
             run.watch.lines = files.enter_context(LogWriter(details, overwrite))
-        if trajectory is not None:
-            writer = files.enter_context(TrajectoryWriter(trajectory, overwrite=overwrite))
-            observers = (*observers, lambda frame, record: writer.write(frame))
-        log_writer = None if log is None else files.enter_context(LogWriter(log, overwrite))
-        run.outputs(observers, log_writer, None if trajectory is None else str(os.fspath(trajectory)))
+        run.outputs(files, trajectory, log, observers, overwrite)
         run.chunk(1, 1, at=0)
         bar = files.enter_context(progress(settings.steps, f"{settings.ensemble} dynamics"))
         while run.step < settings.steps:
@@ -249,9 +245,14 @@ class Run:
         assert self.last is not None, "the first chunk has set it"
         return self.last
 
-    def outputs(self, observers, log_writer, trajectory):
-        """Where records and frames go; `trajectory` is its name, for messages."""
-        self.observers, self.log_writer, self.trajectory = observers, log_writer, trajectory
+    def outputs(self, files: ExitStack, trajectory, log, observers, overwrite: bool):
+        """Where frames and records go: observers, and files that are opened here and closed by `files`."""
+        self.trajectory = None if trajectory is None else str(os.fspath(trajectory))  # for messages
+        if trajectory is not None:
+            writer = files.enter_context(TrajectoryWriter(trajectory, overwrite=overwrite))
+            observers = (*observers, lambda frame, record: writer.write(frame))
+        self.observers = observers
+        self.log_writer = None if log is None else files.enter_context(LogWriter(log, overwrite))
 
     def next_chunk(self):
         """As many blocks as take a few seconds, or the steps that are left over at the end."""

@@ -236,7 +236,7 @@ def _all_in_lanes(model: Potential, watch: bool) -> Callable[..., LocalEnergies]
     @jax.custom_batching.custom_vmap
     def evaluate(params, env, species):
         elements, N = len(model.elements), len(species)
-        one_block = partial(block_energies, model, params, watch)
+        one_block = partial(block_in_lanes, model, params, watch)
         if elements == 1 and N <= LANES:
             return one_block(jnp.zeros((), jnp.int32), env)
         lanes = int(np.clip(8 * -(-N // (8 * elements)), 8, LANES))
@@ -272,31 +272,32 @@ def block_energies(
 
     Zeros if `element` is the number of elements, which marks a block that is not needed.
     """
+    if lanes_pay(model.descriptor):
+        return block_in_lanes(model, params, watch, element, env)
+    plain = partial(value_and_gradient, model, params, watch)
+    return one_of([jax.vmap(partial(plain, s)) for s in range(len(model.elements))], element, env)
+
+
+def block_in_lanes(
+    model: Potential, params: Params, watch: bool, element: Int[Array, ""], env: Environment
+) -> LocalEnergies:
+    """What `block_energies` gives, in the fast form of the descriptor."""
+    descriptor: Any = model.descriptor
     elements = range(len(model.elements))
-    if not lanes_pay(model.descriptor):
-        plain = partial(value_and_gradient, model, params, watch)
-        return one_of([jax.vmap(partial(plain, s)) for s in elements], element, env)
-    lanes = partial(block_in_lanes, model, params, watch)
-    if not getattr(model.descriptor, "same_for_all", False):
-        return one_of([partial(lanes, s, element) for s in elements], element, env)
-    # The features of all elements are compiled once.
-    return one_of([partial(lanes, 0, element)], element // len(elements), env)
-
-
-def block_in_lanes(model: Potential, params: Params, watch: bool, s: int, element, env: Environment) -> LocalEnergies:
-    """Energies and pair gradients of a block of atoms of one element, in the fast form of the descriptor for element s."""
-    in_lanes: Any = model.descriptor
-
-    def features(R_ij):
-        return in_lanes.in_lanes(R_ij, env.species_j, env.mask, s)
 
     def network(s):
         return jax.vmap(jax.value_and_grad(partial(_from_features, model, params, watch, s), has_aux=True))
 
-    G, pull = jax.vjp(features, env.R_ij)
-    same = in_lanes.same_for_all
-    (E_i, rest), dG = one_of([network(s) for s in range(len(model.elements))], element, G) if same else network(s)(G)
-    return LocalEnergies(E_i, *pull(dG), *rest)
+    def evaluate(s, networks, env):
+        G, pull = jax.vjp(lambda R_ij: descriptor.in_lanes(R_ij, env.species_j, env.mask, s), env.R_ij)
+        (E_i, rest), dG = networks(G)
+        return LocalEnergies(E_i, *pull(dG), *rest)
+
+    if not descriptor.same_for_all:
+        return one_of([partial(evaluate, s, network(s)) for s in elements], element, env)
+    # Features are compiled once for all elements, networks for each.
+    networks = partial(one_of, [network(s) for s in elements], element)
+    return one_of([partial(evaluate, 0, networks)], element // len(elements), env)
 
 
 def value_and_gradient(
