@@ -4,6 +4,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -58,8 +59,8 @@ class Driver(ABC):
         """Arguments where the program wants them."""
         return arguments
 
-    def _results(self, arguments: Any) -> dict[str, Any]:
-        """Options of `jax.jit` that say where a chunk leaves its results."""
+    def _results(self, carried: tuple[Any, Any, Any]) -> dict[str, Any]:
+        """Options of `jax.jit` that say where a chunk leaves state, what was seen, and list."""
         return {}
 
     @property
@@ -91,8 +92,9 @@ class Driver(ABC):
             after, neighbors, buffers, done, fine = self._call(bath, plan)
             if not bool(neighbors.did_buffer_overflow):
                 self.rebuilds += int(neighbors.rebuilds) - int(self.neighbors.rebuilds)
+                self.neighbors = neighbors
                 if bool(fine):
-                    (self.state, self.seen), self.neighbors = after, neighbors
+                    self.state, self.seen = after
                 buffers = jax.tree.map(np.asarray, buffers)
                 if buffers.offences is not None:
                     self.extrapolations += int(buffers.offences.count[: int(done)].sum(dtype=np.int64))
@@ -110,16 +112,22 @@ class Driver(ABC):
         return int(self.settings.max_extrapolations or 0) - self.extrapolations
 
     def _call(self, bath, plan):
-        arguments = self._placed((self.state, self.seen, self.neighbors, bath, plan))
+        state, seen, neighbors, bath, plan = self._placed((self.state, self.seen, self.neighbors, bath, plan))
+        # A list that overflows is built again from where it was built last, so its rows, most of the memory of a large system,
+        # are given to the program. State and reference are not: a chunk that must be repeated needs them.
+        rows = {name: getattr(neighbors.inner, name, None) for name in ("idx", "shifts")}
+        rows = {name: array for name, array in rows.items() if array is not None}
+        rest = replace(neighbors, inner=replace(neighbors.inner, **dict.fromkeys(rows)))
+        arguments = rows, state, seen, rest, bath, plan
         began = time.perf_counter()
         if self._program is None:
             blocks = self.largest_chunk
-            frames = -(-blocks // self.blocks_per_frame) + 1
-            chunk = self._chunk(blocks, frames)
+            chunk = self._chunk(blocks, -(-blocks // self.blocks_per_frame) + 1)
             with warnings.catch_warnings():  # jax-md sums kinetic energies in float64 where there is float64
                 warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
                 warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
-                self._program = jax.jit(chunk, **self._results(arguments)).lower(*arguments).compile()
+                program = jax.jit(_with_rows(chunk), donate_argnums=0, **self._results((state, seen, neighbors)))
+                self._program = program.lower(*arguments).compile()
             self.compile_s += time.perf_counter() - began
             began = time.perf_counter()
         out = jax.block_until_ready(self._program(*arguments))
@@ -143,3 +151,12 @@ class Driver(ABC):
             return None
         parts = held.argument_size_in_bytes + held.output_size_in_bytes + held.temp_size_in_bytes
         return parts - held.alias_size_in_bytes
+
+
+def _with_rows(chunk: Callable) -> Callable:
+    """A chunk whose first argument are arrays of the list, which jit may then donate."""
+
+    def donated(rows, state, seen, neighbors, bath, plan):
+        return chunk(state, seen, replace(neighbors, inner=replace(neighbors.inner, **rows)), bath, plan)
+
+    return donated

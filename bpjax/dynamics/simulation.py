@@ -143,11 +143,11 @@ class Simulation(Driver):
     def _placed(self, arguments: Any) -> Any:
         return parallel.placed(self.mesh, arguments)
 
-    def _results(self, arguments: Any) -> dict[str, Any]:
+    def _results(self, carried: tuple[Any, Any, Any]) -> dict[str, Any]:
         # State and list stay where they were, so that they can be the next arguments.
         if self.mesh is None:
             return {}
-        state, seen, neighbors, _, _ = jax.tree.map(lambda a: a.sharding, arguments)
+        state, seen, neighbors = jax.tree.map(lambda a: a.sharding, carried)
         everywhere = parallel.everywhere(self.mesh)
         return {"out_shardings": ((state, seen), neighbors, everywhere, everywhere, everywhere)}
 

@@ -118,6 +118,15 @@ def test_nothing_is_compiled_while_atoms_move_and_lists_are_rebuilt():
     assert simulation.rebuilds >= 2 and simulation.overflows == 0
 
 
+def test_the_program_writes_new_rows_of_the_list_over_the_old_ones():
+    simulation = Simulation(MODEL, params(), crystal(2), Settings(), 1, 2**30)
+    simulation.advance(1, 1, 0, dt=0.0)
+    before, rows = simulation.neighbors.idx, simulation.neighbors.idx.nbytes
+    assert simulation._program.memory_analysis().alias_size_in_bytes >= rows
+    simulation.advance(1, 1, 0)
+    assert before.is_deleted() and not simulation.neighbors.idx.is_deleted()
+
+
 @pytest.mark.slow
 def test_overflow_in_the_middle_gives_the_same_trajectory_to_rounding():
     """Up to the overflow the list is shorter, so sums are rounded differently: float64 bounds what grows from that."""
