@@ -44,6 +44,9 @@ from bpjax.system import system_from_arrays
 ROOM = 0.9
 """Share of the memory that a size may need by extrapolation and still be tried."""
 
+LONGEST = 20.0
+"""Seconds that a timed run of the dynamics may take."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -189,7 +192,7 @@ def dynamics_timing(
       model: the potential.
       params: its arrays.
       atoms: where to start.
-      steps: in each timed run.
+      steps: in each timed run; fewer where they would take more than `LONGEST` seconds.
       repeats: how many runs are timed.
       timestep_fs: time step in fs.
       temperature: of the initial momenta, in K.
@@ -205,6 +208,7 @@ def dynamics_timing(
     held = _memory_gb()
     _advance(simulation, 1, dt=0.0)
     compile_s = simulation.compile_s
+    steps = int(np.clip(LONGEST / simulation.run_s, 1, steps))
     reset_memory_peak()
     _advance(simulation, steps)
     runs: list[float] = []

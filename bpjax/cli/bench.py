@@ -38,7 +38,7 @@ class Options:
     """Numbers of atoms, at least; what does not fit into memory is left out."""
 
     steps: int = 50
-    """Steps of dynamics in each timed run."""
+    """Steps of dynamics in each timed run; fewer where they take more than 20 s."""
 
     repeats: int = 5
     """Timed runs, of which the median counts."""

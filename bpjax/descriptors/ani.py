@@ -20,20 +20,30 @@ Isayev, Roitberg, J. Chem. Phys. 148, 241733 (2018), doi:10.1063/1.5023802 (ANI-
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement, product
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.descriptors.acsf_kernels import radial_weights
 from bpjax.descriptors.cutoffs import Cutoff
+from bpjax.descriptors.lanes import capacity, packed, packing
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
 
 SHRINK = 0.95
 """Factor of the cosine of an angle."""
+
+ROOM = (0.9, 1.3)
+"""Slots for pairs in the fast form, relative to what evenly filled slots need."""
+
+TOGETHER = 2**18
+"""Numbers that the angular functions of some centres should hold at a time in the fast form."""
 
 
 def angular_part(cos: Float[Array, " n"], zeta: Float[Array, " A"], theta_s: Float[Array, " A"]) -> Float[Array, "n A"]:
@@ -187,25 +197,65 @@ class ANI:
         species_i: Int[Array, ""] | int | None = None,
     ) -> Float[Array, " D"]:
         """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`."""
-        R_ij = sanitised(R_ij, mask)
-        r_ij = norm(R_ij)
-        species_j = jnp.where(mask, species_j, 0)
-        radial = self._radial(r_ij, species_j, mask)
-        angular = self._angular(R_ij / r_ij[:, None], r_ij, species_j, mask)
-        return jnp.concatenate([radial.reshape(-1), angular.reshape(-1)])
+        return jnp.concatenate([part(R_ij, species_j, mask) for part in (self._radial, self._angular)])
 
-    def _radial(self, r_ij, species_j, mask) -> Float[Array, "S Q"]:
+    has_lanes = True
+    """Whether `in_lanes` is faster than one environment after the other."""
+
+    same_for_all = True
+    """Features do not depend on the element of the centre."""
+
+    def in_lanes(
+        self,
+        R_ij: Float[Array, "B K 3"],
+        species_j: Int[Array, "B K"],
+        mask: Bool[Array, "B K"],
+        species_i: int,
+        indices: tuple[int, ...] | None = None,
+    ) -> Float[Array, "B F"]:
+        """Features of a block of centres, or those of these indices; see `bpjax.descriptors.base.Descriptor`.
+
+        Most neighbours are beyond the angular cutoff. Here the others are moved to the first slots, and the pairs are those of no
+        more slots than some centres need together.
+        """
+        radial = jax.vmap(self._radial)(R_ij, species_j, mask)
+        R = sanitised(R_ij, mask).transpose(2, 1, 0)
+        near = packing((mask & (norm(R_ij) < self.angular_cutoff)).T)
+        C, B = near.slot.shape
+        few = min(B, max(1, TOGETHER // self.working_set(self._capacities(C)[0])))
+        groups = -(-B // few)
+
+        def grouped(x):
+            """Lanes first, in groups; the last is filled up with lanes that nobody looks at."""
+            x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, groups * few - B)], mode="edge")
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, few), (-2, -1), (0, 1))
+
+        own = packed(near, R), packed(near, species_j.T), ~near.free
+        angular = jax.lax.map(lambda one: _of_near(self, *one), tuple(map(grouped, own)))
+        G = jnp.concatenate([radial, angular.reshape(groups * few, -1)[:B]], axis=1)
+        return G if indices is None else G[:, np.array(indices, np.int32)]
+
+    def _capacities(self, slots: int) -> list[int]:
+        """Numbers of slots that pairs may be made of: about what the angular cutoff holds of evenly filled ones, more, all."""
+        share = slots * (self.angular_cutoff / self.radial_cutoff) ** 3
+        return sorted({min(capacity(math.ceil(room * share)), slots) for room in ROOM} | {slots})
+
+    def _radial(self, R_ij, species_j, mask) -> Float[Array, " F"]:
+        r_ij = norm(sanitised(R_ij, mask))
         f_c = jnp.where(mask, Cutoff(self.radial_cutoff, self.cutoff_kind)(r_ij), 0)
         eta, r_s = _table(r_ij.dtype, self.radial_eta, self.radial_shifts)
-        return channel_sums(radial_weights(r_ij, f_c, eta, r_s) / 4, species_j, len(self.elements))
+        values = radial_weights(r_ij, f_c, eta, r_s) / 4
+        return channel_sums(values, jnp.where(mask, species_j, 0), len(self.elements)).reshape(-1)
 
-    def _angular(self, u, r_ij, species_j, mask) -> Float[Array, "T F"]:
-        """Angular functions from the unit vectors to the neighbours and their lengths.
+    def _angular(self, R_ij, species_j, mask) -> Float[Array, " F"]:
+        """Angular functions of one environment.
 
         Pairs stand in a list, in the order (0, 1), (0, 2), ..., and functions in the last axis. Measured on a CPU, that and
         sums over the rows of each channel are four times as fast as products with one weight for each channel.
         """
-        dtype = r_ij.dtype
+        R_ij, species_j = sanitised(R_ij, mask), jnp.where(mask, species_j, 0)
+        r_ij = norm(R_ij)
+        u, dtype = R_ij / r_ij[:, None], r_ij.dtype
         j, k = (index.astype(np.int32) for index in np.triu_indices(len(r_ij), 1))
         f_c = jnp.where(mask, Cutoff(self.angular_cutoff, self.cutoff_kind)(r_ij), 0)
         eta, r_s = _table(dtype, self.angular_eta, self.angular_shifts)
@@ -215,7 +265,7 @@ class ANI:
         order = self._order()
         values = (radial[:, :, None] * angular[:, None, :]).reshape(len(j), len(order))
         sums = channel_sums(values, self._channels()[species_j[j], species_j[k]], len(self.pairs))
-        return sums if (order == np.arange(len(order))).all() else sums[:, order]
+        return (sums if (order == np.arange(len(order))).all() else sums[:, order]).reshape(-1)
 
     def _channels(self) -> Int[Array, "S S"]:
         """Number of each pair of elements."""
@@ -228,6 +278,43 @@ class ANI:
         """Where the function (eta, zeta, shift, section) stands among those in the order eta, shift, zeta, section."""
         shape = len(self.angular_eta), len(self.angular_shifts), len(self.zeta), len(self.sections)
         return np.arange(np.prod(shape), dtype=np.int32).reshape(shape).transpose(0, 2, 1, 3).reshape(-1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_near(
+    ani: ANI, R: Float[Array, "b 3 C"], species: Int[Array, "b C"], real: Bool[Array, "b C"]
+) -> Float[Array, "b F"]:
+    """Angular functions of some centres, whose neighbours within the angular cutoff stand in the first slots.
+
+    Its derivative evaluates the functions again: what they would leave for it is more than fits a cache.
+    """
+    return _branches(ani, R, species, real, lambda angular, R: angular(R))
+
+
+def _of_near_forward(ani, R, species, real):
+    return _of_near(ani, R, species, real), (R, species, real)
+
+
+def _of_near_backward(ani, kept, cotangent):
+    return _branches(ani, *kept, lambda angular, R: jax.vjp(angular, R)[1](cotangent)[0]), None, None
+
+
+_of_near.defvjp(_of_near_forward, _of_near_backward)
+
+
+def _branches(ani: ANI, R, species, real, function: Callable[..., Array]) -> Array:
+    """What a function of the angular functions and of R gives, with as few slots as will do."""
+    sizes = ani._capacities(R.shape[-1])
+
+    def with_slots(n: int, R):
+        def angular(R):
+            return jax.vmap(ani._angular)(jnp.moveaxis(R, 1, 2)[:, :n], species[:, :n], real[:, :n])
+
+        return function(angular, R)
+
+    needed = jnp.max(jnp.sum(real, axis=1, dtype=jnp.int32))
+    first = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), needed)
+    return jax.lax.switch(first, [partial(with_slots, n) for n in sizes], R)
 
 
 _RANGES = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.descriptors import ACSF, Angular, Chosen, Radial, SymmetryFunction, SymmetryFunctions
+from bpjax.descriptors import ACSF, ANI, Angular, Chosen, Radial, SymmetryFunction, SymmetryFunctions
 from bpjax.descriptors.cutoffs import FORMULAS, Cutoff
 from bpjax.descriptors.lane_sums import _cutoff
 from bpjax.geometry import environments
@@ -71,6 +71,8 @@ SETS = {
     ),
     "weighted": ACSF(ELEMENTS, 5.0, "poly2", 0.2, g4=NARROW[:5], g5=NARROW[-2:], weights=(1.0, 6.0, 8.0), wide="pairs"),
     "thinned out": Chosen(ACSF(ELEMENTS, 5.0, "tanh3", g2=(Radial(1.0),), g4=NARROW), (3, 0, 44, 17, 30, 5)),
+    "ani": ANI.ani1x(ELEMENTS),
+    "thinned out ani": Chosen(ANI.ani1x(ELEMENTS), (3, 100, 44, 47, 200)),
     "by element": SymmetryFunctions(
         ELEMENTS,
         (
@@ -103,6 +105,26 @@ def test_few_atoms(dtype, rtol):
     """Fewer atoms than lanes, fewer neighbours than a tile; in single precision to its rounding."""
     model = Potential(SETS["narrow"], MLP((6,)))
     assert_equal(*both_forms(model, liquid(13), dtype), rtol)
+
+
+def test_ani_with_any_number_of_near_neighbours():
+    """Slots for pairs are chosen by the most that a centre has within the angular cutoff: each choice, also none in a block."""
+    ani, rng = ANI.ani1x(ELEMENTS), np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=(7, ani.size)))
+
+    def plain(R, species, mask):
+        return jnp.sum(jax.vmap(ani)(R, species, mask) * weights)
+
+    def fast(R, species, mask):
+        return jnp.sum(ani.in_lanes(R, species, mask, 0) * weights)
+
+    plain, fast = (jax.jit(jax.value_and_grad(f)) for f in (plain, fast))
+    for near in (0, 1, 9, 14, 40):
+        u = rng.normal(size=(7, 40, 3))
+        r = np.where(rng.permuted(np.broadcast_to(np.arange(40) < near, (7, 40)), axis=1), 2.9, 4.5)
+        R = u / np.linalg.norm(u, axis=-1, keepdims=True) * (r + rng.uniform(-0.5, 0.5, r.shape))[..., None]
+        env = (R, rng.integers(0, 3, (7, 40)), (r < 4) | (rng.random((7, 40)) < 0.8))
+        assert_equal(fast(*env), plain(*env), 1e-12)
 
 
 def test_without_pairs():
