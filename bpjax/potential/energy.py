@@ -23,7 +23,15 @@ from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networ
 from bpjax.networks.kernel import SparseGP
 from bpjax.networks.noise import NoiseModel, init_noise, log_widths
 from bpjax.networks.scaling import init_scaling, outside, scaled
-from bpjax.potential.blocks import LANES, block_size, in_blocks, in_element_blocks, lanes_pay, one_of
+from bpjax.potential.blocks import (
+    LANES,
+    block_size,
+    in_blocks,
+    in_element_blocks,
+    lanes_pay,
+    one_of,
+    whole_vectors,
+)
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
@@ -237,9 +245,9 @@ def _all_in_lanes(model: Potential, watch: bool) -> Callable[..., LocalEnergies]
     def evaluate(params, env, species):
         elements, N = len(model.elements), len(species)
         one_block = partial(block_in_lanes, model, params, watch)
-        if elements == 1 and N <= LANES:
+        if elements == 1 and N <= LANES and N == whole_vectors(N):
             return one_block(jnp.zeros((), jnp.int32), env)
-        lanes = int(np.clip(8 * -(-N // (8 * elements)), 8, LANES))
+        lanes = min(whole_vectors(-(-N // elements)), LANES)
         return in_element_blocks(one_block, species, env, lanes, elements, jnp.sum(env.mask, axis=1, dtype=jnp.int32))
 
     @evaluate.def_vmap
