@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_dtype
+from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_all_cores, use_dtype
 
 if TYPE_CHECKING:
     from bpjax.analysis.speed import Speed
@@ -77,6 +77,7 @@ def run(options: Options) -> None:
     if options.json is not None:
         check_output(options.json, options.overwrite)
     use_dtype(options.dtype)
+    use_all_cores()
     model, params = load_model(options.model, options.units)
 
     import json

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,6 +62,21 @@ def use_dtype(dtype: str) -> None:
         import jax
 
         jax.config.update("jax_enable_x64", True)
+
+
+def use_all_cores() -> None:
+    """Makes a device of every core of the processor, for dynamics to divide a system among. Must come before any array is made.
+
+    Where JAX runs already, or the environment names a number (JAX_NUM_CPU_DEVICES, XLA_FLAGS), nothing changes.
+    """
+    import jax
+
+    from bpjax.machine import cores
+
+    named = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    with suppress(RuntimeError):
+        if not named:
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, read_frames, use_dtype
+from bpjax.cli.common import Units, check_output, load_model, read_frames, use_all_cores, use_dtype
 
 if TYPE_CHECKING:
     from bpjax.dynamics import MDResult
@@ -90,7 +90,8 @@ class Options:
     values and ranges to FILE.jsonl beside it. Needs --max-extrapolations."""
 
     devices: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Devices that share the atoms (default: all, as long as each gets 2000 atoms; 1 takes the first alone)."""
+    """Devices that share the atoms (default: all, as long as each gets 100 atoms, off CPUs 2000; 1 takes the first alone).
+    Each core of a CPU is a device, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS say how many there are."""
 
     replicas: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Run so many copies of the structure at once, with the seeds SEED, SEED + 1, ..."""
@@ -140,6 +141,7 @@ def run(options: Options) -> None:
     for path in (options.output, log, *more):
         check_output(path, options.overwrite)
     use_dtype(options.dtype)
+    use_all_cores()
     model, params = load_model(options.model, options.units)
 
     from bpjax.dynamics import run_md, run_replicas

@@ -5,8 +5,9 @@
 
 Silicon with random networks on several descriptors, started from the perfect crystal with momenta of 10 K, because random
 networks hold no crystal together: energy and forces with the list given, and steps of NVE dynamics with list updates, as
-`bpjax bench` measures them. With `--cores` each number of cores is a process of its own that may use only so many (Linux). Sizes
-that do not fit into memory are left out, with a line on standard error. Prints one JSON line for each case.
+`bpjax bench` measures them. With `--cores` each number of cores is a process of its own that may use only so many (Linux), each a
+device that dynamics shares its atoms with. Sizes that do not fit into memory are left out, with a line on standard error. Prints
+one JSON line for each case.
 """
 
 import argparse
@@ -89,6 +90,7 @@ def main() -> None:
     for count in options.cores:
         subprocess.run(
             [sys.executable, __file__, *rest],
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(count)},
             preexec_fn=lambda count=count: os.sched_setaffinity(0, usable[:count]),
             check=True,
         )

@@ -1,13 +1,18 @@
 """``bpjax md`` from the outside: files in, trajectory and log out, one line for each mistake."""
 
 import json
+import os
+import subprocess
+import sys
 
 import ase.io
 import numpy as np
 import pytest
 
 from bpjax.cli.main import main
+from bpjax.dynamics.parallel import WORTH
 from bpjax.interop.ase import BpjaxCalculator
+from bpjax.machine import cores
 from bpjax.potential import save
 from tests.dynamics.model import MODEL, crystal, params
 
@@ -46,6 +51,39 @@ def test_trajectory_and_log(folder, run):
     assert frames[-1].get_kinetic_energy() == pytest.approx(records[-1]["kinetic_energy"], rel=1e-4)
     energies = np.array([r["total_energy"] for r in records])
     assert np.ptp(energies) < 1e-3 * len(last)
+
+
+@pytest.mark.slow
+def test_every_core_is_a_device_unless_the_environment_says_otherwise(folder, tmp_path):
+    """In processes of their own; trajectories agree to rounding, which float64 keeps small for ten steps."""
+    ase.io.write(tmp_path / "start.extxyz", crystal(4))
+    base = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    for name, more in (("all", {}), ("one", {"JAX_NUM_CPU_DEVICES": "1"})):
+        line = [
+            sys.executable,
+            "-m",
+            "bpjax.cli.main",
+            "md",
+            str(folder / "model.bpjax"),
+            str(tmp_path / "start.extxyz"),
+        ]
+        line += [
+            "-o",
+            str(tmp_path / f"{name}.extxyz"),
+            "--steps",
+            "10",
+            "--trajectory-interval",
+            "10",
+            "--dtype",
+            "float64",
+        ]
+        said = subprocess.run(
+            line, env={**base, "JAX_PLATFORMS": "cpu", **more}, check=True, capture_output=True, text=True
+        )
+        devices = min(cores(), len(crystal(4)) // WORTH["cpu"]) if name == "all" else 1
+        assert ("devices" in said.stdout) == (devices > 1) and (devices == 1 or f"on {devices} devices" in said.stdout)
+    one, all_ = (ase.io.read(tmp_path / f"{name}.extxyz") for name in ("one", "all"))
+    np.testing.assert_allclose(all_.positions, one.positions, atol=1e-9)
 
 
 def test_a_ladder_of_temperatures_is_one_program(folder, tmp_path, capsys):

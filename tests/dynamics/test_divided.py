@@ -137,8 +137,9 @@ def test_how_many_devices_are_chosen():
     assert parallel.choose(parallel.LARGE - 1, 1) is None
     large, small = parallel.choose(parallel.LARGE, 1), parallel.choose(3, 1, always=True)
     assert large is not None and large.size == 1 and small is not None and small.size == 1
-    assert parallel.number(4, 2 * parallel.WORTH - 1, None) == 1
-    assert parallel.number(4, 3 * parallel.WORTH, None) == 3 and parallel.number(4, 10**6, None) == 4
+    worth = parallel.WORTH["cpu"]
+    assert parallel.number(4, 2 * worth - 1, None) == 1
+    assert parallel.number(4, 3 * worth, None) == 3 and parallel.number(4, 10**6, None) == 4
     assert parallel.number(4, 8, 1) == 1 and parallel.number(4, 8, 3) == 3
     with pytest.raises(ConfigError, match=r"devices: 5, but there are 4"):
         parallel.number(4, 8, 5)
