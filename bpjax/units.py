@@ -27,6 +27,12 @@ HARTREE = 27.211386245988
 BOHR = 0.529177210903
 """One bohr in angstrom."""
 
+ELECTRON_MASS = 1.0 / 1822.888486209
+"""One electron mass, the atomic unit of mass, in amu."""
+
+ATOMIC_TIME_FS = 0.024188843265857
+"""One atomic unit of time, hbar/hartree, in femtoseconds."""
+
 KCAL_MOL = 0.04336410390059322
 """One (thermochemical) kilocalorie per mole in eV."""
 

@@ -19,6 +19,8 @@ TABLE = ase.units.create_units("2018")
         (units.HARTREE, TABLE["Hartree"]),
         (units.BOHR, TABLE["Bohr"]),
         (units.KCAL_MOL, TABLE["kcal"] / TABLE["mol"]),
+        (units.ELECTRON_MASS, TABLE["_me"] / TABLE["_amu"]),
+        (units.ATOMIC_TIME_FS, 1e15 * TABLE["_hbar"] * TABLE["J"] / TABLE["Hartree"]),
         (units.KJ_MOL, TABLE["kJ"] / TABLE["mol"]),
     ],
 )

@@ -1,0 +1,27 @@
+"""Excited states: diabatic matrices, adiabatic states, couplings, geometric phases, exact dynamics of small models.
+
+Conventions in README.md of this folder.
+"""
+
+from bpjax.excited.adiabatic import Adiabatic as Adiabatic
+from bpjax.excited.adiabatic import adiabatic as adiabatic
+from bpjax.excited.adiabatic import energies as energies
+from bpjax.excited.adiabatic import gradients as gradients
+from bpjax.excited.adiabatic import hessians as hessians
+from bpjax.excited.adiabatic import to_adiabatic as to_adiabatic
+from bpjax.excited.adiabatic import to_diabatic as to_diabatic
+from bpjax.excited.couplings import BranchingPlane as BranchingPlane
+from bpjax.excited.couplings import branching_plane as branching_plane
+from bpjax.excited.couplings import derivative_couplings as derivative_couplings
+from bpjax.excited.couplings import orthogonalised as orthogonalised
+from bpjax.excited.couplings import second_order_couplings as second_order_couplings
+from bpjax.excited.eigen import eigh as eigh
+from bpjax.excited.lvc import LinearVibronic as LinearVibronic
+from bpjax.excited.models import JahnTeller as JahnTeller
+from bpjax.excited.models import LandauZener as LandauZener
+from bpjax.excited.models import TullyDual as TullyDual
+from bpjax.excited.models import TullyExtended as TullyExtended
+from bpjax.excited.models import TullySimple as TullySimple
+from bpjax.excited.sharc import VibronicMolecule as VibronicMolecule
+from bpjax.excited.sharc import read_lvc_template as read_lvc_template
+from bpjax.excited.spin import SpinStates as SpinStates

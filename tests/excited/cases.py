@@ -1,0 +1,48 @@
+"""Diabatic models for the tests, analytic ones and random smooth ones of any size."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def hermitian(rng, n, imaginary):
+    A = rng.normal(size=(n, n)) + (1j * rng.normal(size=(n, n)) if imaginary else 0)
+    return 0.5 * (A + A.conj().T)
+
+
+def random_model(seed, states, coordinates, imaginary=False):
+    """A smooth matrix: constant, linear and quadratic terms and a sine, all random."""
+    rng = np.random.default_rng(seed)
+    A = jnp.asarray(hermitian(rng, states, imaginary))
+    B = jnp.asarray(np.stack([hermitian(rng, states, imaginary) for _ in range(coordinates)]))
+    C = jnp.asarray(np.stack([hermitian(rng, states, imaginary) for _ in range(coordinates)]))
+    D = jnp.asarray(np.stack([hermitian(rng, states, imaginary) for _ in range(coordinates)]))
+
+    def model(R):
+        x = R.reshape(-1)
+        return (
+            A + jnp.tensordot(x, B, 1) + 0.3 * jnp.tensordot(x * jnp.roll(x, 1), C, 1) + jnp.tensordot(jnp.sin(x), D, 1)
+        )
+
+    return model
+
+
+def spin_in_field(R):
+    """A spin one half in the field R: degenerate at the origin, Berry curvature of a monopole."""
+    x, y, z = R
+    return 0.5 * jnp.array([[z, x - 1j * y], [x + 1j * y, -z]])
+
+
+def circle(centre, radius, points):
+    t = 2 * np.pi * np.arange(points) / points
+    return jnp.asarray(np.asarray(centre)[None] + radius * np.stack([np.cos(t), np.sin(t)], axis=1))
+
+
+def central(f, R, h=1e-5):
+    """Central differences of f by every coordinate of R, on the last axes."""
+    R = np.asarray(R, float)
+    columns = []
+    for index in np.ndindex(R.shape):
+        step = np.zeros_like(R)
+        step[index] = h
+        columns.append((np.asarray(f(jnp.asarray(R + step))) - np.asarray(f(jnp.asarray(R - step)))) / (2 * h))
+    return np.stack(columns, axis=-1).reshape(*columns[0].shape, *R.shape)
