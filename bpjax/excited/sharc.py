@@ -290,16 +290,16 @@ def _symbol(path: _Path, row: _Row) -> str:
 
 
 def _model(modes: NormalModes, n: int, values: dict, multiplicity: int) -> LinearVibronic:
-    """The block of one multiplicity; repeated rows of epsilon add up, as they do in SHARC."""
+    """The block of one multiplicity; repeated rows add up."""
     C, L = np.zeros((n, n)), np.zeros((len(modes.frequencies), n, n))
-    for m, i, x in values.get("epsilon", ()):
-        C[i, i] += x if m == multiplicity else 0.0
-    for m, i, mode, x in values.get("kappa", ()):
-        L[mode, i, i] += x if m == multiplicity else 0.0
-    for m, i, j, mode, x in values.get("lambda", ()):
-        if m == multiplicity:
-            L[mode, i, j] += x
-            L[mode, j, i] += x
+    rows = {name: [row for m, *row in values.get(name, ()) if m == multiplicity] for name in INDICES}
+    for i, x in rows["epsilon"]:
+        C[i, i] += x
+    for i, mode, x in rows["kappa"]:
+        L[mode, i, i] += x
+    for i, j, mode, x in rows["lambda"]:
+        L[mode, i, j] += x
+        L[mode, j, i] += x
     return LinearVibronic.build(modes.frequencies, C, L)
 
 

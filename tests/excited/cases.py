@@ -18,7 +18,7 @@ def random_model(seed, states, coordinates, imaginary=False):
     D = jnp.asarray(np.stack([hermitian(rng, states, imaginary) for _ in range(coordinates)]))
 
     def model(R):
-        x = R.reshape(-1)
+        x = R.reshape(-1).astype(A.dtype)
         return (
             A + jnp.tensordot(x, B, 1) + 0.3 * jnp.tensordot(x * jnp.roll(x, 1), C, 1) + jnp.tensordot(jnp.sin(x), D, 1)
         )
