@@ -95,13 +95,13 @@ def to_diabatic(operator: Inexact[Array, "S S *more"], states: Inexact[Array, "S
     return jnp.einsum("ai,ij...,bj->ab...", states, operator, states.conj())
 
 
-def require_real(values: Inexact[Array, "*shape"], what: str) -> None:
+def require_real(values: Any, what: str) -> None:
     """Raises where a real symmetric matrix is needed and a complex one is given.
 
     Raises:
       ValueError: complex values. The dtype decides, not the numbers: they are not known while a function is compiled.
     """
-    if jnp.iscomplexobj(values):
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
         raise ValueError(
             f"{what} needs a real symmetric diabatic matrix, got {values.dtype}; "
             "where all imaginary parts are zero pass its real part"

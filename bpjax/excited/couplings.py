@@ -67,13 +67,13 @@ def second_order_couplings(model: Diabatic, R: Float[Array, "*R"], broadening: f
     Raises:
       ValueError: the model is complex. Mixed second derivatives of complex states depend on the choice of phases.
     """
+    require_real(jax.eval_shape(model, R), "second_order_couplings")
 
     def couplings(R):
         result = adiabatic(model, R, broadening)
         return (d := derivative_couplings(result, broadening)), d
 
     derivative, d = jax.jacfwd(couplings, has_aux=True)(R)  # (S, S, b, a)
-    require_real(d, "second_order_couplings")
     S, D = d.shape[0], R.size
     d = d.reshape(S, S, D)
     first = derivative.reshape(S, S, D, D).swapaxes(2, 3)
@@ -117,6 +117,8 @@ def orthogonalised(plane: BranchingPlane) -> BranchingPlane:
     References: D. R. Yarkony, J. Chem. Phys. 112, 2111 (2000).
     """
     g, h = plane.g, plane.h
-    phi = 0.5 * jnp.arctan2(2 * jnp.sum(g * h), jnp.sum(g * g) - jnp.sum(h * h))
+    a, b = 2 * jnp.sum(g * h), jnp.sum(g * g) - jnp.sum(h * h)
+    round_cone = (a == 0) & (b == 0)  # any angle will do, and that of (0, 0) has no derivative
+    phi = 0.5 * jnp.arctan2(a, jnp.where(round_cone, 1.0, b))
     cos, sin = jnp.cos(phi), jnp.sin(phi)
     return BranchingPlane(g * cos + h * sin, h * cos - g * sin, plane.s)

@@ -141,8 +141,11 @@ def vibronic_levels(model: LinearVibronic, quanta: Sequence[int], count: int) ->
     apply = jax.jit(lambda v: hamiltonian(model, v.reshape(shape)).reshape(-1))
     if size <= DENSE:
         return np.linalg.eigvalsh(np.asarray(jax.vmap(apply)(jnp.eye(size))))[:count]
-    operator = scipy.sparse.linalg.LinearOperator(
-        (size, size), matvec=lambda v: np.asarray(apply(jnp.asarray(v).reshape(-1))), dtype=float
+    # Work-around for the annotations of SciPy, which describe the base class that LinearOperator(...) never returns.
+    operator = scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
+        (size, size),
+        matvec=lambda v: np.asarray(apply(jnp.asarray(v).reshape(-1))),  # pyright: ignore[reportCallIssue]
+        dtype=float,  # pyright: ignore[reportCallIssue]
     )
     start = np.random.default_rng(0).normal(size=size)
     # More Lanczos vectors than the default: degenerate levels must not be missed.

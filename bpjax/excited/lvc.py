@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,7 +25,9 @@ from jaxtyping import Array, Float
 from bpjax.units import HARTREE
 
 
-class LinearVibronic(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=["frequencies", "constant", "linear"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class LinearVibronic:
     """A linear vibronic coupling model; call it for the diabatic matrix. Use `build`, which checks.
 
     Attributes:
@@ -31,9 +36,9 @@ class LinearVibronic(NamedTuple):
       linear: Lambda in hartree, a symmetric matrix for each mode.
     """
 
-    frequencies: Float[Array, " M"]
-    constant: Float[Array, "S S"]
-    linear: Float[Array, "M S S"]
+    frequencies: Any  # arrays (M,), (S, S), (M, S, S), or what JAX puts in their place
+    constant: Any
+    linear: Any
 
     def __call__(self, Q: Float[Array, " M"]) -> Float[Array, "S S"]:
         """Diabatic matrix in hartree at dimensionless coordinates."""
@@ -53,7 +58,10 @@ class LinearVibronic(NamedTuple):
         Raises:
           ValueError: shapes that do not fit, complex or non-finite numbers, matrices that are not symmetric.
         """
-        w, C, L = (_real_array(name, x) for name, x in zip(cls._fields, (frequencies, constant, linear), strict=True))
+        w, C, L = (
+            _real_array(name, x)
+            for name, x in (("frequencies", frequencies), ("constant", constant), ("linear", linear))
+        )
         S = C.shape[0] if C.ndim else 0
         for name, x, shape in (("frequencies", w, (w.size,)), ("constant", C, (S, S)), ("linear", L, (w.size, S, S))):
             if x.shape != shape:

@@ -24,7 +24,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,8 +95,8 @@ class VibronicMolecule:
 
     modes: NormalModes
     blocks: dict[int, LinearVibronic]
-    soc: Inexact[Array, "S S"]
-    dipoles: Inexact[Array, "3 S S"]
+    soc: Any  # arrays (S, S) and (3, S, S), or what JAX puts in their place
+    dipoles: Any
     basis: SpinStates
     symbols: tuple[str, ...]
 
@@ -205,7 +205,7 @@ def _counts(path: _Path, row: _Row) -> SpinStates:
 
 def _blocks(path: _Path, rows: list[_Row], basis: SpinStates, modes: int):
     """Rows of every block of single values, and the matrices by name."""
-    values: dict[str, list[tuple[int, ...]]] = {}
+    values: dict[str, list[tuple[Any, ...]]] = {}
     matrices: dict[str, np.ndarray] = {}
     k = 0
     while k < len(rows):
@@ -242,7 +242,7 @@ def _some(path: _Path, rows: list[_Row], start: int, count: int, name: str) -> l
     return rows[start : start + count]
 
 
-def _value(path: _Path, row: _Row, name: str, basis: SpinStates, modes: int) -> tuple[int, ...]:
+def _value(path: _Path, row: _Row, name: str, basis: SpinStates, modes: int) -> tuple[Any, ...]:
     """Multiplicity, indices from 0, value."""
     line, words = row
     shape = {"epsilon": "multiplicity state value", "kappa": "multiplicity state mode value"}

@@ -103,7 +103,7 @@ class SpinStates:
             raise ValueError("spin-orbit matrix: must be finite")
         asymmetry = np.abs(soc - soc.conj().T)
         if asymmetry.max() > HERMITIAN * max(np.abs(soc).max(), np.finfo(float).tiny):
-            i, j = np.unravel_index(asymmetry.argmax(), soc.shape)
+            i, j = divmod(int(asymmetry.argmax()), self.size)
             raise ValueError(
                 f"spin-orbit matrix: must be Hermitian, but elements {i, j} and {j, i} are {soc[i, j]} and {soc[j, i]}"
             )
