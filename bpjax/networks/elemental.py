@@ -159,22 +159,23 @@ class NetworkChoices(NamedTuple):
 
 
 class _Network(nn.Module):
-    """Feed-forward network with one output."""
+    """Feed-forward network with one output, or with several as a further axis."""
 
     options: MLP
+    outputs: int | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch D"], choices: NetworkChoices) -> Float[Array, "*batch"]:
-        own, features = self.options, x
+    def __call__(self, x: Float[Array, "*batch D"], choices: NetworkChoices) -> Float[Array, "*outputs"]:
+        own, features, outputs = self.options, x, self.outputs or 1
         for layer, width in enumerate(own.hidden):
             name = f"hidden_{layer}"
             x = self._activated(layer, self._dense(width, name, x), choices.activation)
             if name in (choices.masks or {}):
                 x = x * _broadcast(choices.masks[name], x)  # pyright: ignore[reportOptionalSubscript]
-        y = ACTIVATIONS[own.output_activation](self._dense(1, "output", x)[..., 0])
+        y = ACTIVATIONS[own.output_activation](self._dense(outputs, "output", x))
         if own.skip:
-            y = y + nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="skip")(features)[..., 0]
-        return y
+            y = y + nn.Dense(outputs, use_bias=False, kernel_init=nn.initializers.zeros, name="skip")(features)
+        return y[..., 0] if self.outputs is None else y
 
     def _activated(self, layer: int, x: Float[Array, "*batch H"], chosen) -> Float[Array, "*batch H"]:
         if chosen is None:
@@ -211,12 +212,26 @@ def _broadcast(mask, x: Float[Array, "*batch H"]) -> Float[Array, "*ones H"]:
 
 
 def init_networks(
-    options: MLP | SparseGP | PerElement, elements: Sequence[str], size: int, key: PRNGKeyArray, dtype=jnp.float32
+    options: MLP | SparseGP | PerElement,
+    elements: Sequence[str],
+    size: int,
+    key: PRNGKeyArray,
+    dtype=jnp.float32,
+    outputs: int | None = None,
 ) -> dict:
     """Random parameters of every element's network for `size` features.
 
+    Args:
+      options: the networks.
+      elements: chemical symbols.
+      size: number of features.
+      key: random key.
+      dtype: float type of the parameters.
+      outputs: number of outputs, for `apply_outputs`; None for a single one, the atomic energy.
+
     Raises:
-      ValueError: networks that are given one by one, but not for as many elements.
+      ValueError: networks that are given one by one, but not for as many elements; several outputs of a sparse Gaussian
+        process.
     """
     if isinstance(options, PerElement) and len(options.networks) != len(elements):
         raise ValueError(f"PerElement networks: one for each of {', '.join(elements)}, got {len(options.networks)}")
@@ -226,9 +241,11 @@ def init_networks(
     for index, (element, k) in enumerate(zip(elements, keys, strict=True)):
         own = options_of(options, index)
         if isinstance(own, SparseGP):
+            if outputs is not None:
+                raise ValueError(f"network={own}: must be feed-forward (MLP) where several outputs are needed")
             params[element] = init_sparse_gp(own, size, k, dtype)
             continue
-        start = _Network(own).init(k, features, NetworkChoices())["params"]
+        start = _Network(own, outputs).init(k, features, NetworkChoices())["params"]
         params[element] = jax.tree.map(lambda p: p.astype(dtype), start)
     return params
 
@@ -255,6 +272,12 @@ def apply_network(
     if isinstance(options, SparseGP):
         return apply_sparse_gp(options, params, x)
     return _Network(options).apply({"params": params}, x, choices or NetworkChoices())  # pyright: ignore[reportReturnType]
+
+
+def apply_outputs(options: MLP, params: dict, x: Float[Array, "*batch D"]) -> Float[Array, "*batch C"]:
+    """All outputs of the network of one element, for parameters of `init_networks` with `outputs`."""
+    outputs = params["output"]["kernel"].shape[-1]
+    return _Network(options, outputs).apply({"params": params}, x, NetworkChoices())  # pyright: ignore[reportReturnType]
 
 
 def _check_choices(options: MLP | SparseGP, choices: NetworkChoices) -> None:

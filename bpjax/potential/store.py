@@ -41,7 +41,16 @@ def load(path: str | Path) -> tuple[Potential, Params]:
     """
     meta, arrays = read_model_file(path)
     model = from_spec(Potential, meta["spec"], where=f"{path}: model.json")
-    expected = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+    check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
+    return model, jax.tree.map(jnp.asarray, arrays)
+
+
+def check_arrays(path: str | Path, arrays: dict[str, Any], expected: Any) -> None:
+    """Compares names and shapes of the arrays of a file with those that its model needs.
+
+    Raises:
+      ModelFileError: the first array that is missing, unknown, or of a wrong shape.
+    """
     found = {jax.tree_util.keystr(k): np.shape(a) for k, a in jax.tree_util.tree_leaves_with_path(arrays)}
     wanted = {jax.tree_util.keystr(k): a.shape for k, a in jax.tree_util.tree_leaves_with_path(expected)}
     for name in sorted(wanted.keys() | found.keys()):
@@ -49,7 +58,6 @@ def load(path: str | Path) -> tuple[Potential, Params]:
             has = f"has shape {found[name]}" if name in found else "is missing"
             needs = f"shape {wanted[name]}" if name in wanted else "no such array"
             raise ModelFileError(path, f"array {name} {has}, the model needs {needs}")
-    return model, jax.tree.map(jnp.asarray, arrays)
 
 
 def provenance(path: str | Path) -> dict[str, Any]:

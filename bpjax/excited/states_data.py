@@ -1,0 +1,349 @@
+r"""Data of several electronic states: energies, gradients, couplings and dipoles at many geometries of one molecule.
+
+Files of this kind agree in nothing: units, signs and the meaning of "coupling" differ and are seldom written down. A
+`StatesFormat` says them; what it leaves out is an error where it matters, never a guess. In memory everything is in eV and
+angstrom, gradients are gradients (not forces), and couplings are
+
+.. math:: h_{ij} = \langle i | \nabla H | j \rangle = (E_j - E_i)\, d_{ij}, \qquad d_{ij} = \langle i | \nabla j \rangle
+
+for the pairs i < j in the order (0, 1), (0, 2), ..., (1, 2), ...: they stay finite where states meet.
+"""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import ase.data
+import numpy as np
+from jaxtyping import Float, Int
+
+from bpjax.errors import ConfigError, FormatError
+from bpjax.spec import register
+from bpjax.units import ENERGIES, LENGTHS
+
+COUPLINGS = ("derivative", "interstate", "minus interstate")
+PHASES = ("arbitrary", "consistent")
+
+_DEFAULTS = {
+    "numbers": ("Z", "numbers", "z", "atomic_numbers"),
+    "positions": ("R", "positions"),
+    "energies": ("E", "energies"),
+    "gradients": ("G", "gradients"),
+    "tags": ("tag", "tags"),
+}
+"""Names of fields that mean one thing wherever they occur; others must be given."""
+
+ASCENDING = 1e-6
+"""Energies in eV by which neighbouring states may be out of order, the rounding of codes at a degeneracy."""
+
+
+def _allowed(name: str, value, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"StatesFormat {name}={value!r}: allowed are {', '.join(allowed)}")
+
+
+@register
+@dataclass(frozen=True)
+class StatesFormat:
+    """What a file of several states does not say itself.
+
+    Attributes:
+      energy: unit of energies, see `bpjax.units.ENERGIES`.
+      length: unit of positions, see `bpjax.units.LENGTHS`.
+      gradient_length: unit of length in gradients and couplings; None for `length`.
+      gradients, forces: name of the field of gradients, or of forces; None for "G" or "gradients", or for none.
+      couplings: name of the field of couplings; None to read none.
+      coupling_kind: "derivative" for d, "interstate" for h = (E_j - E_i) d, "minus interstate" for its negative.
+      coupling_unit: factor of couplings whose unit differs, in the units given by `energy` and `gradient_length`.
+      dipoles: name of the field of dipoles, (n, S, S, 3), or (n, pairs, 3) of permanent and transition ones in the order 00, 01,
+        02, 11, ...; None to read none.
+      dipole_length: unit of length in dipoles, which are in e times that; None for `length`.
+      phases: "arbitrary" where each state of each geometry has a sign of its own, "consistent" where a neighbour's are kept;
+        needed with couplings and dipoles.
+      states: which states to keep, of the file's; None for all.
+
+    Raises:
+      ValueError: an unknown unit, kind or phase; couplings of no stated kind or phase.
+    """
+
+    energy: str
+    length: str
+    gradient_length: str | None = None
+    gradients: str | None = None
+    forces: str | None = None
+    couplings: str | None = None
+    coupling_kind: str | None = None
+    coupling_unit: float = 1.0
+    dipoles: str | None = None
+    dipole_length: str | None = None
+    phases: str | None = None
+    states: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        _allowed("energy", self.energy, ENERGIES)
+        for name in ("length", "gradient_length", "dipole_length"):
+            if name == "length" or getattr(self, name) is not None:
+                _allowed(name, getattr(self, name), LENGTHS)
+        if self.gradients is not None and self.forces is not None:
+            raise ValueError(f"StatesFormat gradients={self.gradients!r}, forces={self.forces!r}: one of the two")
+        if self.couplings is not None and self.coupling_kind is None:
+            raise ValueError(
+                f"StatesFormat coupling_kind=None: the file does not say what {self.couplings!r} are; "
+                f"allowed are {', '.join(COUPLINGS)}"
+            )
+        if self.coupling_kind is not None:
+            _allowed("coupling_kind", self.coupling_kind, COUPLINGS)
+        if (self.couplings is not None or self.dipoles is not None) and self.phases is None:
+            raise ValueError(
+                "StatesFormat phases=None: say whether signs of states are arbitrary from geometry to geometry or consistent; "
+                f"allowed are {', '.join(PHASES)}"
+            )
+        if self.phases is not None:
+            _allowed("phases", self.phases, PHASES)
+        if not (np.isfinite(self.coupling_unit) and self.coupling_unit != 0):
+            raise ValueError(f"StatesFormat coupling_unit={self.coupling_unit}: must be finite and not zero")
+
+
+METHANIMINIUM = StatesFormat(
+    "hartree", "bohr", couplings="d_etf", coupling_kind="derivative", dipoles="mu", phases="arbitrary"
+)
+"""The form of the methaniminium data: hartree and bohr, derivative couplings with electron-translation factors."""
+
+SPAINN = StatesFormat(
+    "hartree", "angstrom", gradient_length="bohr", forces="forces", couplings="smooth_nacs",
+    coupling_kind="minus interstate", dipoles="dipoles", dipole_length="bohr", phases="arbitrary",
+)  # fmt: skip
+"""The form of SchNarc and SPaiNN: hartree, forces per bohr, "smooth" couplings that are those of the gap with a minus."""
+
+
+def pairs_of(states: int) -> tuple[tuple[int, int], ...]:
+    """The pairs i < j, in the order of couplings."""
+    return tuple((i, j) for i in range(states) for j in range(i + 1, states))
+
+
+@dataclass(frozen=True, eq=False)
+class StatesData:
+    """Labels of n geometries of one molecule, in eV, A and e A.
+
+    Attributes:
+      numbers: atomic numbers (N,).
+      positions: in A.
+      energies: of the S states, ascending, absolute.
+      gradients: of the energies; None if there are none.
+      couplings: h of the P = S (S - 1) / 2 pairs, see the module; None if there are none.
+      dipoles: permanent and transition dipoles; None if there are none.
+      tags: the family of each geometry.
+      phases: "arbitrary" or "consistent" signs of the states; None where nothing depends on them.
+    """
+
+    numbers: Int[np.ndarray, " N"]
+    positions: Float[np.ndarray, "n N 3"]
+    energies: Float[np.ndarray, "n S"]
+    gradients: Float[np.ndarray, "n S N 3"] | None
+    couplings: Float[np.ndarray, "n P N 3"] | None
+    dipoles: Float[np.ndarray, "n S S 3"] | None
+    tags: tuple[str, ...]
+    phases: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def states(self) -> int:
+        """Number of states S."""
+        return self.energies.shape[1]
+
+    @property
+    def atoms(self) -> tuple[str, ...]:
+        """Chemical symbols."""
+        return tuple(ase.data.chemical_symbols[z] for z in self.numbers)
+
+    def possible_losses(self) -> tuple[str, ...]:
+        """The kinds of losses that these data have labels for."""
+        kinds = ("energies", "gradients", "couplings", "dipoles")
+        return tuple(kind for kind in kinds if getattr(self, kind) is not None)
+
+    def pick(self, chosen) -> "StatesData":
+        """The geometries with these indices."""
+        index = np.asarray(chosen, dtype=int)
+        arrays = {
+            f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
+            for f in fields(self)
+            if f.name in ("positions", "energies", "gradients", "couplings", "dipoles")
+        }
+        return replace(self, **arrays, tags=tuple(self.tags[k] for k in index))
+
+    def split(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices that stay and indices set aside: of each family its share, rounded, at random.
+
+        Raises:
+          ValueError: a fraction that is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction={fraction}: must be between 0 and 1")
+        rng, tags, aside = np.random.default_rng(seed), np.array(self.tags), []
+        for tag in dict.fromkeys(self.tags):
+            members = rng.permutation(np.flatnonzero(tags == tag))
+            aside += members[: round(fraction * len(members))].tolist()
+        aside = np.sort(np.array(aside, int))
+        return np.setdiff1d(np.arange(len(self)), aside), aside
+
+
+def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
+    """Reads a numpy archive of one molecule; pickled objects in it are refused.
+
+    Args:
+      path: the file.
+      form: units, signs, names of fields.
+
+    Raises:
+      FormatError: no such archive; a field that is missing, of a wrong shape, complex or not finite; states out of order.
+    """
+    archive = _Archive(path)
+    numbers = archive.field("numbers").astype(np.int64)
+    R = archive.real(archive.name("positions"), (None, len(numbers), 3)) * LENGTHS[form.length]
+    n = len(R)
+    E = archive.real(archive.name("energies"), (n, None)) * ENERGIES[form.energy]
+    kept = np.arange(E.shape[1]) if form.states is None else np.array(form.states, int)
+    if len(set(kept.tolist())) != len(kept) or min(kept, default=-1) < 0 or max(kept) >= E.shape[1]:
+        raise ConfigError(f"{form.states} are no different states of {E.shape[1]}", os.fspath(path), "states")
+    per_length = ENERGIES[form.energy] / LENGTHS[form.gradient_length or form.length]
+    G = _gradients(archive, form, (n, E.shape[1], len(numbers), 3))
+    h = _couplings(archive, form, E, len(numbers))
+    mu = _dipoles(archive, form, n, E.shape[1])
+    tags = tuple(str(t) for t in archive.field("tags", (n,))) if archive.has("tags") else ("all",) * n
+    data = StatesData(
+        numbers, R, E[:, kept],
+        None if G is None else per_length * G[:, kept],
+        None if h is None else h[:, _kept_pairs(E.shape[1], kept)],
+        None if mu is None else mu[:, kept][:, :, kept],
+        tags, form.phases if h is not None or mu is not None else None,
+    )  # fmt: skip
+    _check_order(path, data.energies)
+    return data
+
+
+def _gradients(archive: "_Archive", form: StatesFormat, shape) -> np.ndarray | None:
+    if form.forces is not None:
+        return -archive.real(form.forces, shape)
+    name = form.gradients or (archive.name("gradients") if archive.has("gradients") else None)
+    return None if name is None else archive.real(name, shape)
+
+
+def _couplings(archive: "_Archive", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
+    """H in eV/A; `E` in eV."""
+    if form.couplings is None:
+        return None
+    pairs = pairs_of(E.shape[1])
+    C = archive.real(form.couplings, (len(E), len(pairs), atoms, 3)) * form.coupling_unit
+    length = LENGTHS[form.gradient_length or form.length]
+    if form.coupling_kind == "derivative":
+        gap = np.stack([E[:, j] - E[:, i] for i, j in pairs], axis=1)
+        return C / length * gap[:, :, None, None]
+    sign = -1.0 if form.coupling_kind == "minus interstate" else 1.0
+    return sign * C * ENERGIES[form.energy] / length
+
+
+def _dipoles(archive: "_Archive", form: StatesFormat, n: int, S: int) -> np.ndarray | None:
+    if form.dipoles is None:
+        return None
+    rows, columns = np.triu_indices(S)
+    raw = archive.array(form.dipoles)
+    unit = LENGTHS[form.dipole_length or form.length]
+    if raw.ndim == 4:
+        return archive.real(form.dipoles, (n, S, S, 3)) * unit
+    packed = archive.real(form.dipoles, (n, len(rows), 3)) * unit
+    mu = np.zeros((n, S, S, 3))
+    mu[:, rows, columns] = mu[:, columns, rows] = packed
+    return mu
+
+
+def _kept_pairs(states: int, kept: np.ndarray) -> list[int]:
+    """Which of the couplings belong to the states kept; h is symmetric, so that their order does not matter."""
+    place = {pair: k for k, pair in enumerate(pairs_of(states))}
+    chosen = [(int(kept[i]), int(kept[j])) for i, j in pairs_of(len(kept))]
+    return [place[min(a, b), max(a, b)] for a, b in chosen]
+
+
+def _check_order(path, E: np.ndarray) -> None:
+    wrong = np.argwhere(np.diff(E, axis=1) < -ASCENDING)
+    if len(wrong):
+        k, i = wrong[0]
+        raise FormatError(
+            path,
+            f"field energies: geometry {k}: state {i + 1} ({E[k, i + 1]:.6f} eV) lies below state {i} ({E[k, i]:.6f} eV); "
+            "states must ascend (choose those of one multiplicity with `states`)",
+        )
+
+
+class _Archive:
+    """Fields of an archive, with errors that name the file and the field."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = path
+        self.names = self._load(lambda archive: tuple(archive.files))
+
+    def _load(self, read):
+        try:
+            with np.load(Path(self.path), allow_pickle=False) as archive:
+                return read(archive)
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError, AttributeError, TypeError) as error:
+            raise FormatError(self.path, f"cannot be read as npz: {error}") from None
+
+    def has(self, meaning: str) -> bool:
+        return any(name in self.names for name in _DEFAULTS[meaning])
+
+    def name(self, meaning: str) -> str:
+        for name in _DEFAULTS[meaning]:
+            if name in self.names:
+                return name
+        raise FormatError(self.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
+
+    def array(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise FormatError(self.path, f"has no field {name!r}; there are {', '.join(self.names)}")
+        return self._load(lambda archive: archive[name])
+
+    def field(self, meaning: str, shape: tuple[int | None, ...] = (None,)) -> np.ndarray:
+        name = self.name(meaning)
+        return self._shaped(name, self.array(name), shape)
+
+    def real(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        found = self._shaped(name, self.array(name), shape)
+        if np.iscomplexobj(found):
+            raise FormatError(
+                self.path, f"field {name}: is complex; real states are needed, whose couplings and dipoles are real"
+            )
+        found = found.astype(np.float64)
+        bad = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        if bad.any():
+            raise FormatError(
+                self.path, f"field {name}: geometry {int(np.argmax(bad))} holds a number that is not finite"
+            )
+        return found
+
+    def _shaped(self, name: str, found: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+        fits = found.ndim == len(shape) and all(s is None or s == f for s, f in zip(shape, found.shape, strict=True))
+        if not fits:
+            wanted = ", ".join("any" if s is None else str(s) for s in shape)
+            raise FormatError(self.path, f"field {name}: has shape {found.shape}, not ({wanted})")
+        return found
+
+
+def without_rigid_motions(vectors: Float[np.ndarray, "n P N 3"], positions: Float[np.ndarray, "n N 3"]) -> np.ndarray:
+    r"""Vectors with translations and rigid rotations of the molecule projected out (Euclidean).
+
+    Electron-translation factors remove translations from computed couplings, but not rotations; a matrix that depends on
+    the shape of the molecule alone has none. Leave them out before fitting, judging, or rescaling velocities.
+    """
+    found = np.empty_like(vectors)
+    for k, R in enumerate(positions):
+        c = R - R.mean(axis=0)
+        rigid = [np.tile(e, (len(R), 1)).ravel() for e in np.eye(3)] + [np.cross(e, c).ravel() for e in np.eye(3)]
+        U, size, _ = np.linalg.svd(np.array(rigid).T, full_matrices=False)
+        Q = U[:, size > 1e-8 * size[0]]  # a linear molecule has one rotation less
+        flat = vectors[k].reshape(len(vectors[k]), -1)
+        found[k] = (flat - flat @ Q @ Q.T).reshape(vectors[k].shape)
+    return found

@@ -1,0 +1,56 @@
+"""Saving and loading potentials of several states, in the package's model files (see `bpjax.io.model_file`)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bpjax.errors import ModelFileError
+from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, init
+from bpjax.io.model_file import read_model_file, write_model_file
+from bpjax.potential.store import check_arrays
+from bpjax.spec import from_spec, to_spec
+
+_KINDS = {kind.__name__: kind for kind in (DiabaticPotential, MultiStatePotential)}
+
+
+def save_states(
+    path: str | Path,
+    model: DiabaticPotential | MultiStatePotential,
+    params: Params,
+    provenance: dict[str, Any] | None = None,
+) -> None:
+    """Writes a model file; what was at `path` stays whole until the new file is complete.
+
+    Args:
+      path: usually `NAME.bpjax`.
+      model: the options.
+      params: its arrays; their types and bits are kept.
+      provenance: what made the model: plain values.
+    """
+    meta = {
+        "spec": to_spec(model),
+        "elements": list(model.elements),
+        "units": {"energy": "eV", "length": "angstrom"},
+        "provenance": provenance or {},
+    }
+    write_model_file(path, meta, jax.tree.map(np.asarray, params))
+
+
+def load_states(path: str | Path) -> tuple[DiabaticPotential | MultiStatePotential, Params]:
+    """Reads a model file of several states.
+
+    Returns: the model and its arrays, bitwise as saved.
+
+    Raises:
+      ModelFileError: not there, not a model file, one of another kind, or with arrays that do not fit.
+    """
+    meta, arrays = read_model_file(path)
+    kind = meta["spec"].get("type") if isinstance(meta["spec"], dict) else None
+    if kind not in _KINDS:
+        raise ModelFileError(path, f"holds a model of kind {kind}, not one of several states ({', '.join(_KINDS)})")
+    model = from_spec(_KINDS[kind], meta["spec"], where=f"{path}: model.json")
+    check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
+    return model, jax.tree.map(jnp.asarray, arrays)

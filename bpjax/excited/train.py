@@ -1,0 +1,382 @@
+r"""Training of diabatic potentials on energies, gradients, couplings and dipoles of several states.
+
+Features and their derivatives are computed once, so that a step is a few matrix products: with :math:`V_t = \sum_a N_t(x_a)` the
+matrix and its gradient are linear in :math:`V_t` and
+:math:`\nabla V_t = \sum_a \partial N_t/\partial x_a \cdot \partial x_a/\partial R`, and energies, gradients
+and couplings are their transforms by the eigenvectors.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from bpjax.errors import ConfigError, DivergedError
+from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, StateModel, init
+from bpjax.excited.dipoles import dipole_parts, dipoles_from_outputs
+from bpjax.excited.eigen import eigh
+from bpjax.excited.state_losses import StateLabels, StatesLoss, states_loss
+from bpjax.excited.states_data import StatesData, without_rigid_motions
+from bpjax.networks.scaling import fit_scaling
+from bpjax.progress import ProgressFn, silent
+from bpjax.spec import check, register
+
+
+class StateInputs(NamedTuple):
+    """What a geometry enters the networks with: scaled features and their derivatives by the C coordinates, factors of the terms
+    and theirs, positions.
+    """
+
+    x: Float[Array, "*batch N D"]
+    dx: Float[Array, "*batch N D C"]
+    f: Float[Array, "*batch T"]
+    df: Float[Array, "*batch T C"]
+    R: Float[Array, "*batch N 3"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class StatesTraining:
+    """Options of a training run: AdamW on batches, warm-up and cosine, averaged parameters, the best by validation loss.
+
+    Attributes:
+      loss: widths and weights.
+      epochs: passes over the training geometries.
+      batch_size: geometries per step.
+      learning_rate: at its highest.
+      final_learning_rate: at the last step, as a fraction of `learning_rate`.
+      warmup: steps of linear growth of the learning rate.
+      weight_decay: decoupled, times the learning rate.
+      clip: largest norm of a gradient.
+      average: decay of the moving average of the parameters, which is what is validated and kept; 0 for none.
+      validation: share of each family of geometries that is set aside, where no validation data are given.
+      evaluate_every: epochs between two validations.
+      seed: of the first parameters, the split and the order of the geometries.
+      dtype: "float32" or "float64", in which all of it runs.
+
+    Raises:
+      ValueError: an option out of range.
+    """
+
+    loss: StatesLoss = field(default_factory=StatesLoss)
+    epochs: int = 1500
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.01
+    clip: float = 10.0
+    average: float = 0.99
+    validation: float = 0.1
+    evaluate_every: int = 25
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            check(getattr(self, name) >= 1, f"StatesTraining {name}", getattr(self, name), "must be at least 1")
+        for name in ("warmup", "seed", "weight_decay"):
+            check(getattr(self, name) >= 0, f"StatesTraining {name}", getattr(self, name), "must be at least 0")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and value > 0, f"StatesTraining {name}", value, "must be positive")
+        check(
+            0 <= self.final_learning_rate <= 1, "StatesTraining final_learning_rate", self.final_learning_rate, "0 to 1"
+        )
+        check(0 <= self.average < 1, "StatesTraining average", self.average, "must be in [0, 1)")
+        check(0 < self.validation < 1, "StatesTraining validation", self.validation, "must be between 0 and 1")
+        check(self.dtype in ("float32", "float64"), "StatesTraining dtype", self.dtype, "float32 or float64")
+
+
+@dataclass(frozen=True)
+class StatesFit:
+    """A finished run.
+
+    Attributes:
+      model: the model, with the energies that are left out of the matrix.
+      params: its arrays, the best of the run by validation loss.
+      history: for each validation `epoch`, `training` (mean loss since the last one) and `validation`.
+    """
+
+    model: Any
+    params: Params
+    history: tuple[dict[str, float | int], ...]
+
+
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+@partial(jax.jit, static_argnums=0)
+def _inputs(model: StateModel, scaling: dict, R: Float[Array, "n N 3"]) -> StateInputs:
+    def one(R):
+        def features(R):
+            x = model.scaled_features(scaling, model.features(R))
+            return x, x
+
+        def factors(R):
+            f = model.term_factors(model.factor_values(R))
+            return f, f
+
+        (dx, x), (df, f) = jax.jacfwd(features, has_aux=True)(R), jax.jacrev(factors, has_aux=True)(R)
+        return StateInputs(x, dx.reshape(*x.shape, -1), f, df.reshape(len(f), -1), R)
+
+    return jax.lax.map(one, R, batch_size=16)
+
+
+def state_inputs(model: StateModel, params: Params, R: Float[Array, "n N 3"]) -> StateInputs:
+    """Inputs of n geometries at positions in A, with the scaling of the parameters."""
+    return _inputs(_geometry_of(model), params["scaling"], R)
+
+
+def _geometry_of(model: Any) -> Any:
+    """The model without its energies, on which features do not depend: one compilation for all of them."""
+    return replace(model, zero=0.0, offsets=())
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(model: StateModel, R: Float[Array, "n N 3"]):
+    def one(R):
+        return model.features(R), model.term_factors(model.factor_values(R))
+
+    return jax.lax.map(one, R, batch_size=16)
+
+
+def prediction(
+    model: StateModel, params: Params, inputs: StateInputs, states: int, broadening: float = 0.0
+) -> StateLabels:
+    """Energies, gradients, couplings and (of a model with dipoles) dipoles of the lowest states, for one geometry.
+
+    Args:
+      model: the model (static).
+      params: its arrays.
+      inputs: of one geometry.
+      states: how many of the lowest adiabatic states.
+      broadening: see `bpjax.excited.eigen.inverse_gaps`; changes derivatives only.
+    """
+    y, dy = _with_derivatives(model, params["networks"], inputs.x)
+    V, dV = jnp.sum(y, axis=0), jnp.einsum("atd,adc->tc", dy, inputs.dx)
+    H = model.matrix(params, V, inputs.f)
+    scale = jnp.asarray(params["scales"], V.dtype)[:, None]
+    dH = jnp.einsum("tc,tij->ijc", scale * (inputs.f[:, None] * dV + inputs.df * V[:, None]), _places(model, V))
+    E, U = eigh(H, broadening)
+    U = U[:, :states]
+    interstate = jnp.einsum("ai,abc,bj->ijc", U, dH, U)
+    k, (i, j) = np.arange(states), np.triu_indices(states, 1)
+    mu = None
+    if model.has_dipoles:
+        df = inputs.df.reshape(len(inputs.f), -1, 3)
+        out = model.outputs(params["dipoles"], inputs.x)
+        mu = dipoles_from_outputs(model, out, dipole_parts(inputs.f, df, inputs.R), inputs.R)
+        mu = jnp.einsum("ai,abx,bj->ijx", U, mu, U)
+    return StateLabels(E[:states], interstate[k, k], interstate[i, j], mu)
+
+
+def _places(model: StateModel, like) -> Array:
+    return jnp.asarray(model.places, like.dtype)
+
+
+def _with_derivatives(model: StateModel, networks: dict, x: Float[Array, "N D"]):
+    """Outputs (N, T) and their derivatives by the atom's own features, (N, T, D)."""
+    y, pullback = jax.vjp(lambda x: model.outputs(networks, x), x)
+    one = jnp.eye(y.shape[1], dtype=y.dtype)
+    # Outputs of an atom depend on its own features alone: one seed serves all atoms.
+    dy = jax.vmap(lambda seed: pullback(jnp.broadcast_to(seed, y.shape))[0])(one)
+    return y, jnp.swapaxes(dy, 0, 1)
+
+
+def labels_of(data: StatesData, zero: float, loss: StatesLoss, dtype) -> StateLabels:
+    """The labels that a loss asks for, in the terms of the loss: energies relative to `zero`, couplings without rigid rotations.
+
+    Raises:
+      ConfigError: labels that the data do not have; says which losses are possible.
+    """
+    missing = [kind for kind in loss.wanted if getattr(data, kind) is None]
+    if missing:
+        possible = ", ".join(data.possible_losses())
+        message = (
+            f"the data have no {' and no '.join(missing)}; possible are losses of {possible}: set the others to None"
+        )
+        raise ConfigError(message, field="loss")
+    n = len(data)
+
+    def flat(a, project=False):
+        if a is None:
+            return None
+        a = without_rigid_motions(a, data.positions) if project else a
+        return jnp.asarray(a.reshape(n, a.shape[1], -1), dtype)
+
+    return StateLabels(
+        jnp.asarray(data.energies - zero, dtype),
+        flat(data.gradients) if loss.gradients is not None else None,
+        flat(data.couplings, project=True) if loss.couplings is not None else None,
+        jnp.asarray(data.dipoles, dtype) if loss.dipoles is not None else None,
+    )
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+def started(model: Any, data: StatesData, options: StatesTraining) -> tuple[Any, Params]:
+    """The model with its constants and first parameters, from the training data.
+
+    `zero` becomes the lowest energy, `offsets` the mean of each adiabatic state (further diabatic states lie above), and the
+    scales of the terms are the spread of the energies, divided by what their factors amount to.
+
+    Raises:
+      ConfigError: a model of fewer states than the data, or of another molecule, or an adiabatic one with a coupling loss.
+    """
+    if model.states < data.states:
+        raise ConfigError(f"the model has {model.states} states, the data have {data.states}", field="states")
+    if tuple(model.atoms) != data.atoms:
+        raise ConfigError(
+            f"the model is one of {'-'.join(model.atoms)}, the data of {'-'.join(data.atoms)}", field="atoms"
+        )
+    if isinstance(model, MultiStatePotential) and options.loss.couplings is not None:
+        raise ConfigError("an adiabatic model has no couplings; set couplings=None", field="loss.couplings")
+    if options.loss.dipoles is not None and not model.has_dipoles:
+        raise ConfigError(
+            "the model has no dipoles; build it with dipoles=True or set dipoles=None", field="loss.dipoles"
+        )
+    zero = float(data.energies.min())
+    means = (data.energies - zero).mean(axis=0)
+    above = means[-1] + 2.0 * np.arange(1, model.states - data.states + 1)
+    model = replace(model, zero=zero, offsets=tuple(np.round(np.append(means, above), 4).tolist()))
+    params = init(model, jax.random.key(options.seed), np.dtype(options.dtype))
+    R = jnp.asarray(data.positions, options.dtype)
+    G, f = map(np.asarray, _features(_geometry_of(model), R))
+    species = np.tile(model.species, len(data))
+    params["scaling"] = fit_scaling(G.reshape(-1, G.shape[-1]), species, model.elements)
+    spread = np.std(data.energies - zero, axis=0).mean() / len(model.atoms)
+    size = np.sqrt(np.mean(f**2, axis=0))
+    params["scales"] = jnp.asarray(spread / np.maximum(size, 0.05), options.dtype)
+    return model, params
+
+
+def train_states(
+    model: DiabaticPotential | MultiStatePotential,
+    data: StatesData,
+    options: StatesTraining | None = None,
+    validation: StatesData | None = None,
+    progress: ProgressFn = silent,
+) -> StatesFit:
+    """Trains a diabatic or adiabatic potential; the same options and data give the same numbers.
+
+    Args:
+      model: what to train; its `zero` and `offsets` are set anew.
+      data: to train on; without `validation` a share of each family is set aside from them.
+      options: of the run.
+      validation: data that decide which parameters are the best.
+      progress: display.
+
+    Raises:
+      ConfigError: options that do not fit the data or the model, see `started` and `labels_of`.
+      DivergedError: the loss is not finite.
+    """
+    options = options or StatesTraining()
+    if validation is None:
+        kept, aside = data.split(options.validation, options.seed)
+        if len(aside) == 0:
+            raise ConfigError(f"{options.validation} of {len(data)} geometries is none", field="validation")
+        data, validation = data.pick(kept), data.pick(aside)
+    model, params = started(model, data, options)
+    dtype, loss = jnp.dtype(options.dtype), options.loss
+    sets = []
+    for part in (data, validation):
+        inputs = state_inputs(model, params, jnp.asarray(part.positions, dtype))
+        sets.append((inputs, labels_of(part, model.zero, loss, dtype)))
+    return _run(model, params, options, sets, progress)
+
+
+class _State(NamedTuple):
+    trained: Any
+    optimizer: Any
+    average: Any
+    step: Any
+
+
+def _run(model, params, options: StatesTraining, sets, progress: ProgressFn) -> StatesFit:
+    names = [name for name in ("networks", "dipoles") if name in params]
+    trained = {name: params[name] for name in names}
+    fixed = {name: value for name, value in params.items() if name not in names}
+    n = len(sets[0][0].R)
+    per_epoch = max(1, n // options.batch_size)
+    transform = _transform(options, per_epoch * options.epochs)
+    state = _State(trained, transform.init(trained), trained, jnp.zeros((), jnp.int32))
+    best, best_loss, history = trained, math.inf, []
+    advance = partial(_advance, model, options, per_epoch)
+    lowest, done = jnp.min(sets[0][1].energies), 0
+    with progress(options.epochs, "training") as bar:
+        while done < options.epochs:
+            epochs = min(options.evaluate_every, options.epochs - done)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), done), epochs)
+            state, mean = advance(fixed, state, keys, *sets[0])
+            done += epochs
+            training = float(mean)
+            value = float(_mean_loss(model, options.loss, {**fixed, **state.average}, *sets[1], lowest))
+            if not math.isfinite(training + value):
+                raise DivergedError(f"epoch {done}: the loss is not finite; try a smaller learning_rate")
+            history.append({"epoch": done, "training": training, "validation": value})
+            bar.update(epochs, training=training, validation=value)
+            if value < best_loss:
+                best, best_loss = state.average, value
+    return StatesFit(model, {**fixed, **best}, tuple(history))
+
+
+def _transform(options: StatesTraining, steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=options.learning_rate / max(1, options.warmup),
+        peak_value=options.learning_rate,
+        warmup_steps=min(options.warmup, steps - 1),
+        decay_steps=max(2, steps),
+        end_value=options.final_learning_rate * options.learning_rate,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(options.clip), optax.adamw(schedule, weight_decay=options.weight_decay)
+    )
+
+
+def _losses(model, loss, params, inputs, labels, lowest):
+    states = labels.energies.shape[1]
+
+    def one(inputs, labels):
+        return states_loss(loss, prediction(model, params, inputs, states, loss.broadening), labels, lowest)
+
+    return jnp.mean(jax.vmap(one)(inputs, labels))
+
+
+_mean_loss = jax.jit(_losses, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance(model, options: StatesTraining, per_epoch: int, fixed, state: _State, keys, inputs, labels):
+    n = len(inputs.R)
+    size = min(options.batch_size, n)
+    transform = _transform(options, per_epoch * options.epochs)
+    lowest = jnp.min(labels.energies)
+
+    def step(state: _State, rows):
+        x, wanted = jax.tree.map(lambda a: a[rows], (inputs, labels))
+
+        def objective(trained):
+            return _losses(model, options.loss, {**fixed, **trained}, x, wanted, lowest)
+
+        value, gradient = jax.value_and_grad(objective)(state.trained)
+        update, optimizer = transform.update(gradient, state.optimizer, state.trained)
+        trained = optax.apply_updates(state.trained, update)
+        count = state.step + 1
+        decay = jnp.minimum(options.average, count / (count + 10))  # early in the run the average follows closely
+        average = jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), state.average, trained)
+        return _State(trained, optimizer, average if options.average else trained, count), value
+
+    def epoch(state, key):
+        rows = jax.random.permutation(key, n)[: per_epoch * size].reshape(per_epoch, size)
+        return jax.lax.scan(step, state, rows)
+
+    state, values = jax.lax.scan(epoch, state, keys)
+    return state, jnp.mean(values)

@@ -1,0 +1,161 @@
+"""Reading data of several states: units, signs and kinds of couplings, and every mistake with a clear error."""
+
+from dataclasses import replace
+
+import ase.units
+import numpy as np
+import pytest
+
+from bpjax.errors import BpjaxError
+from bpjax.excited.states_data import (
+    METHANIMINIUM,
+    SPAINN,
+    StatesFormat,
+    pairs_of,
+    read_states,
+    without_rigid_motions,
+)
+from tests.excited.methaniminium import shaken
+
+HARTREE, BOHR = ase.units.Hartree, ase.units.Bohr
+
+FORM = StatesFormat("hartree", "bohr", couplings="d", coupling_kind="derivative", dipoles="mu", phases="arbitrary")
+
+
+def arrays(n=5, S=3, N=6):
+    rng = np.random.default_rng(0)
+    return {
+        "Z": np.array([6, 7, 1, 1, 1, 1]),
+        "R": shaken(0, n),
+        "E": np.sort(rng.normal(size=(n, S)), axis=1),
+        "G": rng.normal(size=(n, S, N, 3)),
+        "d": rng.normal(size=(n, len(pairs_of(S)), N, 3)),
+        "mu": rng.normal(size=(n, S, S, 3)),
+        "tag": np.array(["a", "a", "a", "b", "b"][:n]),
+    }
+
+
+def written(tmp_path, **changes):
+    fields = {name: a for name, a in {**arrays(), **changes}.items() if a is not None}
+    np.savez(tmp_path / "states.npz", **fields)
+    return tmp_path / "states.npz"
+
+
+def test_units_and_couplings(tmp_path):
+    raw, data = arrays(), read_states(written(tmp_path), FORM)
+    assert data.atoms == ("C", "N", "H", "H", "H", "H") and data.tags == ("a", "a", "a", "b", "b")
+    np.testing.assert_allclose(data.positions, raw["R"] * BOHR, rtol=1e-8)
+    np.testing.assert_allclose(data.gradients, raw["G"] * HARTREE / BOHR, rtol=1e-8)
+    gap = raw["E"][:, 2] - raw["E"][:, 0]
+    np.testing.assert_allclose(data.couplings[:, 1], (gap * HARTREE / BOHR)[:, None, None] * raw["d"][:, 1], rtol=1e-8)
+    np.testing.assert_allclose(data.dipoles, raw["mu"] * BOHR, rtol=1e-8)
+    h = read_states(written(tmp_path), replace(FORM, coupling_kind="interstate")).couplings
+    np.testing.assert_allclose(h, raw["d"] * HARTREE / BOHR, rtol=1e-8)
+    minus = read_states(written(tmp_path), replace(FORM, coupling_kind="minus interstate", coupling_unit=2.0))
+    np.testing.assert_allclose(minus.couplings, -2 * h, rtol=1e-14)
+
+
+def test_forces_packed_dipoles_and_some_states(tmp_path):
+    raw = arrays()
+    packed = raw["mu"][:, *np.triu_indices(3)]
+    path = written(tmp_path, G=None, mu=packed, F=-raw["G"])
+    form = replace(FORM, forces="F", length="angstrom", gradient_length="bohr", dipole_length="bohr", states=(0, 2))
+    data = read_states(path, form)
+    np.testing.assert_allclose(data.positions, raw["R"])
+    np.testing.assert_allclose(data.gradients, raw["G"][:, [0, 2]] * HARTREE / BOHR, rtol=1e-8)
+    gap = raw["E"][:, 2] - raw["E"][:, 0]
+    np.testing.assert_allclose(data.couplings[:, 0], (gap * HARTREE / BOHR)[:, None, None] * raw["d"][:, 1], rtol=1e-8)
+    np.testing.assert_allclose(data.dipoles[:, 0, 1], packed[:, 2] * BOHR, rtol=1e-8)
+    np.testing.assert_allclose(data.dipoles[:, 1, 0], packed[:, 2] * BOHR, rtol=1e-8)
+
+
+def test_possible_losses_and_splits(tmp_path):
+    data = read_states(written(tmp_path, G=None), replace(FORM, couplings=None, dipoles=None, phases=None))
+    assert data.possible_losses() == ("energies",) and data.phases is None
+    kept, aside = data.split(0.4, seed=0)
+    assert sorted([*kept, *aside]) == list(range(5)) and len(aside) == 2
+    assert sorted(np.array(data.tags)[aside]) == ["a", "b"]
+    np.testing.assert_array_equal(data.pick(aside).energies, data.energies[aside])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        data.split(1.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "form", "message"),
+    [
+        ({"E": arrays()["E"][:, ::-1]}, {}, "geometry 0: state 1 .* lies below state 0"),
+        ({"E": arrays()["E"] + 0j}, {}, "field E: is complex"),
+        ({"G": np.where(np.arange(5)[:, None, None, None] == 3, np.nan, arrays()["G"])}, {}, "field G: geometry 3"),
+        ({"d": arrays()["d"][:, :2]}, {}, r"field d: has shape \(5, 2, 6, 3\), not \(5, 3, 6, 3\)"),
+        ({"d": None}, {}, "no field 'd'"),
+        ({"R": None}, {}, "no field for positions: one of R, positions"),
+        ({}, {"states": (0, 3)}, "states: .* no different states of 3"),
+        ({"mu": np.array([{}] * 5)}, {}, "cannot be read as npz"),
+    ],
+)
+def test_bad_files(tmp_path, changes, form, message):
+    path = written(tmp_path, **changes)
+    with pytest.raises(BpjaxError, match=message):
+        read_states(path, replace(FORM, **form))
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(BpjaxError, match="cannot be read"):
+        read_states(tmp_path / "none.npz", FORM)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coupling_kind": None}, "does not say what 'd' are; allowed are derivative, interstate"),
+        ({"phases": None}, "arbitrary from geometry to geometry or consistent"),
+        ({"phases": "some"}, "allowed are arbitrary, consistent"),
+        ({"coupling_kind": "nac"}, "coupling_kind='nac'"),
+        ({"energy": "parsec"}, "energy='parsec'"),
+        ({"gradient_length": "parsec"}, "gradient_length='parsec'"),
+        ({"coupling_unit": 0.0}, "coupling_unit=0.0"),
+        ({"gradients": "G", "forces": "F"}, "one of the two"),
+    ],
+)
+def test_bad_formats(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(FORM, **options)
+
+
+def test_rigid_motions_are_projected_out():
+    R = shaken(1, 4, 0.3)
+    axis, shift = np.array([0.3, -1.0, 0.5]), np.array([1.0, 2.0, -1.0])
+    rigid = (np.cross(axis, R) + shift)[:, None]
+    v = np.random.default_rng(2).normal(size=(4, 2, 6, 3))
+    np.testing.assert_allclose(without_rigid_motions(rigid, R), 0, atol=1e-12)
+    free = without_rigid_motions(v + rigid, R)
+    np.testing.assert_allclose(free, without_rigid_motions(v, R), atol=1e-12)
+    np.testing.assert_allclose(free.sum(axis=2), 0, atol=1e-12)
+    np.testing.assert_allclose(np.cross(R[:, None], free).sum(axis=2), 0, atol=1e-12)
+    line = np.outer(np.arange(3.0), [0, 0, 1.0])[None]
+    assert np.isfinite(without_rigid_motions(np.ones((1, 1, 3, 3)), line)).all()
+
+
+def test_methaniminium(shared):
+    """Share of rigid rotations in the couplings as its description says: 46, 35 and 2 per cent."""
+    data = read_states(shared / "data/excited_ch2nh2/ch2nh2_sa3cas43_631gs.npz", METHANIMINIUM)
+    h = without_rigid_motions(data.couplings, data.positions)
+    share = 1 - np.sum(h**2, axis=(0, 2, 3)) / np.sum(data.couplings**2, axis=(0, 2, 3))
+    np.testing.assert_allclose(share, [0.46, 0.35, 0.02], atol=0.01)
+    assert len(data) == 230 and data.possible_losses() == ("energies", "gradients", "couplings", "dipoles")
+
+
+def test_couplings_of_two_conventions_agree(shared):
+    path = shared / "data/nonadiabatic/ch2nh2_plus.npz"
+    smooth = read_states(path, SPAINN)
+    direct = read_states(path, replace(SPAINN, couplings="nacs", coupling_kind="derivative"))
+    np.testing.assert_allclose(smooth.couplings, direct.couplings, atol=1e-6 * np.abs(direct.couplings).max())
+
+
+def test_states_of_two_multiplicities(shared):
+    path = shared / "data/nonadiabatic/c9h8o_2singlets_2triplets_soc.npz"
+    form = StatesFormat("hartree", "angstrom", gradient_length="bohr")
+    with pytest.raises(BpjaxError, match="choose those of one multiplicity"):
+        read_states(path, form)
+    singlets = read_states(path, replace(form, states=(0, 1)))
+    assert singlets.states == 2 and singlets.possible_losses() == ("energies", "gradients")
