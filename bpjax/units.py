@@ -4,6 +4,8 @@ Inside bpjax energies are eV, lengths angstrom, masses amu and charges e. Then f
 natural time unit is A sqrt(amu/eV) = 10.18 fs. Nothing else in the package multiplies by a physical constant of its own.
 """
 
+from typing import NamedTuple
+
 from bpjax.errors import ConfigError
 
 BOLTZMANN = 8.617333262145179e-5
@@ -33,6 +35,12 @@ ELECTRON_MASS = 1.0 / 1822.888486209
 ATOMIC_TIME_FS = 0.024188843265857
 """One atomic unit of time, hbar/hartree, in femtoseconds."""
 
+HBAR = HARTREE * ATOMIC_TIME_FS / TIME_UNIT_FS
+"""Reduced Planck constant in eV times the natural time unit."""
+
+INVERSE_FINE_STRUCTURE = 137.035999084
+"""Speed of light in atomic units."""
+
 KCAL_MOL = 0.04336410390059322
 """One (thermochemical) kilocalorie per mole in eV."""
 
@@ -57,6 +65,34 @@ LENGTHS = {
     "nm": 10.0,
 }
 """Names of length units in files, in small letters, and each in A."""
+
+
+class ElectronicUnits(NamedTuple):
+    """What electronic dynamics needs to know of the units of a model.
+
+    Attributes:
+      hbar: in energy times time of the model.
+      hartree, electron_mass, bohr: in the units of the model.
+      time_fs: its unit of time, sqrt(mass/energy) times length, in femtoseconds.
+    """
+
+    hbar: float
+    hartree: float
+    electron_mass: float
+    bohr: float
+    time_fs: float
+
+    @property
+    def boltzmann(self) -> float:
+        """Boltzmann constant per kelvin."""
+        return BOLTZMANN / HARTREE * self.hartree
+
+
+ELECTRONIC = {
+    "atomic": ElectronicUnits(1.0, 1.0, 1.0, 1.0, ATOMIC_TIME_FS),
+    "ev-angstrom": ElectronicUnits(HBAR, HARTREE, ELECTRON_MASS, BOHR, TIME_UNIT_FS),
+}
+"""Units of models of excited states: hartree, bohr, electron masses; or eV, angstrom, amu as everywhere else in the package."""
 
 
 def unit_system(name: str | None, what: str) -> tuple[float, float]:

@@ -38,6 +38,7 @@ COMMANDS = {
     "describe": "features of the atoms of structures",
     "md": "molecular dynamics with jax-md",
     "bench": "speed and memory of a model on this machine",
+    "hop": "surface hopping between electronic states",
     "convert": "potentials and structures from and to n2p2 and RuNNer",
 }
 """Name of each command and what it does; the module is ``bpjax.cli.NAME``."""

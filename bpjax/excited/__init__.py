@@ -19,6 +19,10 @@ from bpjax.excited.diabatic import DiabaticPotential as DiabaticPotential
 from bpjax.excited.diabatic import MultiStatePotential as MultiStatePotential
 from bpjax.excited.dipoles import diabatic_dipoles as diabatic_dipoles
 from bpjax.excited.eigen import eigh as eigh
+from bpjax.excited.hopping_options import HoppingOptions as HoppingOptions
+from bpjax.excited.hopping_run import Hopping as Hopping
+from bpjax.excited.hopping_run import HoppingRun as HoppingRun
+from bpjax.excited.hopping_run import run_hopping as run_hopping
 from bpjax.excited.intersections import Intersection as Intersection
 from bpjax.excited.intersections import IntersectionOptions as IntersectionOptions
 from bpjax.excited.intersections import minimum_energy_intersection as minimum_energy_intersection
@@ -33,8 +37,10 @@ from bpjax.excited.odd import Lean as Lean
 from bpjax.excited.odd import SignedVolume as SignedVolume
 from bpjax.excited.odd import Torsion as Torsion
 from bpjax.excited.odd import Twist as Twist
+from bpjax.excited.paths import linear_path as linear_path
 from bpjax.excited.sharc import VibronicMolecule as VibronicMolecule
 from bpjax.excited.sharc import read_lvc_template as read_lvc_template
+from bpjax.excited.spectrum import absorption_spectrum as absorption_spectrum
 from bpjax.excited.spin import SpinStates as SpinStates
 from bpjax.excited.state_losses import StatesLoss as StatesLoss
 from bpjax.excited.states_data import StatesData as StatesData
@@ -44,3 +50,5 @@ from bpjax.excited.states_store import load_states as load_states
 from bpjax.excited.states_store import save_states as save_states
 from bpjax.excited.train import StatesTraining as StatesTraining
 from bpjax.excited.train import train_states as train_states
+from bpjax.excited.wigner import normal_modes as normal_modes
+from bpjax.excited.wigner import wigner_samples as wigner_samples

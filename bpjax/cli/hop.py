@@ -1,0 +1,264 @@
+"""``bpjax hop``: surface hopping with a diabatic model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from bpjax.cli.common import check_output_folder, read_frames, use_dtype
+from bpjax.errors import BpjaxError
+
+if TYPE_CHECKING:
+    from bpjax.excited.hopping_run import Hopping, HoppingRun
+    from bpjax.excited.library import MovingModel
+
+RESTART = "restart.npz"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Surface hopping: an ensemble of trajectories of a model of several electronic states, in compiled calls.
+
+    The folder DIR gets populations.csv and .json (time, share of trajectories on each adiabatic state with its binomial error,
+    amplitudes, diabatic populations), populations.png, hops.jsonl (every attempted hop), report.json (energy drift, internal
+    consistency, where trajectories went), restart.npz, and on request trajectories.
+
+    Example: bpjax hop model.bpjax start.extxyz --state 2 --steps 1000 --timestep 0.25 -o hops
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A .bpjax file of diabatic states, SHARC's LVC.template, or a name: tully1, tully2, tully3, pyrazine, pyrazine4."""
+
+    start: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
+    """Where to start: structures with velocities (any format that ASE reads; a trajectory for each frame), a Hessian to sample
+    from (.npz with positions, hessian, units), or the word sample: from the model's own modes, or for Tully's models from the
+    left with --momentum."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
+    """Folder for the results."""
+
+    state: int
+    """State at the start, from 0 in order of energy (or of the diabatic matrix, see --basis)."""
+
+    steps: int = 1000
+    """Number of steps; with --resume so many more."""
+
+    timestep: Annotated[float, tyro.conf.arg(metavar="FS")] = 0.5
+    """Time step in fs."""
+
+    trajectories: Annotated[int, tyro.conf.arg(metavar="N")] = 100
+    """How many, where they are sampled."""
+
+    basis: Literal["adiabatic", "diabatic"] = "adiabatic"
+    """What --state counts."""
+
+    method: Literal["fewest_switches", "landau_zener", "ehrenfest", "born_oppenheimer"] = "fewest_switches"
+    """How trajectories change states: Tully's fewest switches, at minima of the gap, by the mean field, never."""
+
+    amplitudes: Literal["local_diabatisation", "coupling"] = "local_diabatisation"
+    """Amplitudes from overlaps of states, or from couplings times velocities in substeps."""
+
+    substeps: int = 20
+    """Electronic steps in each step, with --amplitudes coupling."""
+
+    decoherence: Literal["energy", "none"] = "energy"
+    """Energy-based decoherence of Granucci and Persico, or none."""
+
+    decoherence_hartree: Annotated[float, tyro.conf.arg(metavar="C")] = 0.1
+    """Its constant."""
+
+    rescale: Literal["coupling", "gradients", "velocity", "isotropic"] = "coupling"
+    """Momentum that pays for a hop: along the coupling, the difference of gradients, the internal velocity, or all velocities."""
+
+    frustrated: Literal["keep", "reverse", "gradient"] = "keep"
+    """What happens to the velocity when a hop cannot be paid for; gradient: reversed where the other state pushes back."""
+
+    temperature: float = 0.0
+    """In K, for sampling from a Hessian or modes."""
+
+    momentum: float | None = None
+    """Of Tully's models, in atomic units."""
+
+    seed: int = 0
+    """Of sampling and hops."""
+
+    log_interval: int = 1
+    """Steps between records."""
+
+    save: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Write the first N trajectories: of molecules to trajectories.extxyz, of models to trajectories.npz."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+    """Precision."""
+
+    resume: bool = False
+    """Go on from restart.npz in DIR, with the options of that run; those given here are not looked at, but --steps."""
+
+    overwrite: bool = False
+    """Replace results in DIR."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "trajectories", "log_interval", "substeps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.save < 0:
+            raise ValueError(f"save {self.save}: must be at least 0")
+        if self.steps % self.log_interval:
+            raise ValueError(f"steps {self.steps}: must be a multiple of log_interval, {self.log_interval}")
+
+
+def run(options: Options) -> None:
+    """Runs the trajectories and writes what they say."""
+    check_output_folder(options.output, options.overwrite or options.resume)
+    use_dtype(options.dtype)
+
+    from bpjax.excited.hopping_files import load_run, save_run
+    from bpjax.excited.hopping_run import Hopping
+    from bpjax.excited.library import find_model
+    from bpjax.progress import progress
+
+    model = find_model(options.model)
+    if options.resume:
+        done: Any = load_run(options.output / RESTART)
+        hopping = Hopping(model.model, model.masses, done.options)
+        if done.state.R.shape[1:] != (shape := _coordinates(model, done)):
+            raise BpjaxError(
+                f"{options.output / RESTART}: is of coordinates {done.state.R.shape[1:]}, the model of {shape}"
+            )
+        interval = done.interval
+        if options.steps % interval:
+            raise BpjaxError(
+                f"--steps {options.steps}: must be a multiple of {interval}, the interval of the run to resume"
+            )
+    else:
+        hopping, done = _begun(options, model)
+        interval = options.log_interval
+    left, piece = options.steps, max(1, 200 // interval) * interval
+    options.output.mkdir(exist_ok=True)
+    with progress(options.steps, "hopping") as bar:
+        while left > 0:
+            now = min(piece, left) // interval * interval or interval
+            done = hopping.run(done, now, interval, keep=options.save > 0)
+            save_run(options.output / RESTART, done)
+            left -= now
+            counts = done.populations().counts[-1]
+            bar.update(now, **{f"S{i}": float(share) for i, share in enumerate(counts)})
+    _write(options, model, done)
+
+
+def _coordinates(model: MovingModel, done: HoppingRun) -> tuple[int, ...]:
+    """Shape of the coordinates of a model; that of the run where the model does not say."""
+    if model.symbols is not None:
+        return (len(model.symbols), 3)
+    return model.masses.shape
+
+
+def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
+    """The dynamics and the trajectories at their beginning."""
+    from bpjax.excited.hopping_options import HoppingOptions
+    from bpjax.excited.hopping_run import Hopping
+
+    names = ("method", "amplitudes", "substeps", "decoherence", "decoherence_hartree", "rescale", "frustrated")
+    settings = HoppingOptions(
+        timestep_fs=options.timestep,
+        region=None if model.edge is None else (-model.edge, model.edge),
+        units=model.units,
+        **{name: getattr(options, name) for name in names},
+    )
+    hopping = Hopping(model.model, model.masses, settings)
+    R, v = _initial(options, model)
+    return hopping, hopping.start(R, v, options.state, options.seed, options.basis)
+
+
+def _initial(options: Options, model: MovingModel) -> tuple[Any, Any]:
+    """Coordinates and velocities of all trajectories."""
+    import numpy as np
+
+    from bpjax.excited.library import from_structures, read_hessian
+    from bpjax.excited.wigner import wigner_samples
+
+    if options.start == "sample" and model.edge is not None:
+        if options.momentum is None or not options.momentum > 0:
+            raise BpjaxError(f"{options.model}: needs --momentum, a positive number of atomic units")
+        one = np.ones((options.trajectories, 1))
+        return -model.edge * one, options.momentum / model.masses * one
+    if options.momentum is not None:
+        raise BpjaxError("--momentum: is for Tully's models started with the word sample")
+    if options.start == "sample":
+        modes = model.modes
+        if modes is None:
+            raise BpjaxError(
+                f"{options.model}: knows no modes to sample; give structures with velocities or a Hessian (.npz)"
+            )
+    elif options.start.endswith(".npz"):
+        modes = read_hessian(Path(options.start), model)
+    else:
+        path = Path(options.start)
+        return from_structures(read_frames(path), model, path)
+    return wigner_samples(modes, options.trajectories, options.temperature, model.units, options.seed)
+
+
+def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:
+    """All results but the restart file, and a line of summary."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from bpjax.analysis.excited_plots import plot_populations
+    from bpjax.excited.hopping_files import write_hops, write_populations
+    from bpjax.io.atomic import write_json
+    from bpjax.units import ELECTRONIC, HARTREE
+
+    folder, found = options.output, done.populations()
+    write_populations(folder / "populations.csv", done)
+    write_populations(folder / "populations.json", done)
+    write_hops(folder / "hops.jsonl", done)
+    plot_populations(done.times_fs, found, path=folder / "populations.png")
+    eV = HARTREE / ELECTRONIC[model.units].hartree
+    outcome = done.outcomes()
+    report = {
+        "model": options.model,
+        "trajectories": int(done.records.active.shape[1]),
+        "time_fs": float(done.times_fs[-1]),
+        "hops": int(done.hops["accepted"].sum()),
+        "frustrated_hops": int((~done.hops["accepted"]).sum()),
+        "largest_energy_drift_ev": float(done.drift.max() * eV),
+        "mean_energy_drift_ev": float(done.drift.mean() * eV),
+        "largest_inconsistency": float(found.inconsistency.max()),
+        "populations": found.counts[-1].tolist(),
+        "errors": found.errors[-1].tolist(),
+    }
+    if model.edge is not None:
+        report |= {"transmitted": outcome.transmitted.tolist(), "reflected": outcome.reflected.tolist()}
+        report["unfinished"] = outcome.unfinished
+    if model.basis is not None:
+        shares = np.asarray(model.basis.populations(jnp.asarray(found.diabatic)))
+        report["multiplicities"] = list(model.basis.multiplicities)
+        report["multiplicity_populations"] = shares[-1].tolist()
+    write_json(folder / "report.json", report)
+    if done.records.R is not None:
+        _write_trajectories(options, model, done)
+    last = ", ".join(f"{share:.3f}" for share in found.counts[-1])
+    size = f"{report['trajectories']} trajectories, {done.times_fs[-1]:g} fs"
+    print(f"wrote {folder}: {size}, {report['hops']} hops; populations {last}")
+
+
+def _write_trajectories(options: Options, model: MovingModel, done: HoppingRun) -> None:
+    from bpjax.excited.hopping_files import write_trajectories
+    from bpjax.io.atomic import write_npz
+    from bpjax.units import BOHR, ELECTRONIC, HARTREE, TIME_UNIT_FS
+
+    which = range(min(options.save or done.state.R.shape[0], done.state.R.shape[0]))
+    if model.symbols is not None:
+        units = ELECTRONIC[model.units]
+        length = BOHR / units.bohr
+        speed = length * TIME_UNIT_FS / units.time_fs
+        write_trajectories(
+            options.output / "trajectories.extxyz", done, model.symbols, which, length, speed, HARTREE / units.hartree
+        )
+        return
+    rows = list(which)
+    kept = {name: getattr(done.records, name)[:, rows] for name in ("active", "adiabatic", "diabatic", "R", "v")}
+    write_npz(options.output / "trajectories.npz", kept | {"times_fs": done.times_fs})

@@ -1,0 +1,320 @@
+r"""Surface hopping: the state of trajectories and one step of them, pure functions for `jit`, `vmap` and `scan`.
+
+Nuclei move by velocity Verlet on the active state, :math:`F = -\langle k | \nabla H | k \rangle`. Amplitudes are kept in
+the diabatic basis, :math:`C = U c`: what a step needs of the adiabatic states it makes anew, so that their phases are
+forgotten and nothing can depend on them. Nothing raises in here: a trajectory that cannot go on gets a mark
+(`hopping_options.NOT_FINITE`, `NO_DIRECTION`) and stays where it was; `hopping_run` raises.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, UInt32
+
+from bpjax.excited.adiabatic import Diabatic
+from bpjax.excited.eigen import degenerate_pairs, eigh, inverse_gaps
+from bpjax.excited.hopping_amplitudes import (
+    ElectronicStep,
+    by_coupling,
+    chosen,
+    decohered,
+    landau_zener_probability,
+    local_diabatisation,
+    swapped_order,
+)
+from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
+from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
+
+
+class HopLog(NamedTuple):
+    """Attempted hops of a trajectory since the log was last emptied; slots beyond `count` are meaningless.
+
+    Attributes:
+      count: attempts, also those beyond the slots.
+      step: number of the step.
+      source, target: states.
+      gap: energy of the target less that of the source.
+      accepted: whether there was energy enough.
+    """
+
+    count: Int[Array, "*T"]
+    step: Int[Array, "*T L"]
+    source: Int[Array, "*T L"]
+    target: Int[Array, "*T L"]
+    gap: Float[Array, "*T L"]
+    accepted: Bool[Array, "*T L"]
+
+
+class HoppingState(NamedTuple):
+    """Where trajectories are; a leading axis T outside of this file.
+
+    Attributes:
+      R, v: coordinates and velocities.
+      E, U: energies and states there.
+      earlier: energies one step before, for gaps in time.
+      force: on the nuclei.
+      C: amplitudes in the diabatic basis.
+      active: state whose force acts.
+      key: random numbers; they depend on it and the number of the step alone.
+      step: number of steps done.
+      outcome: 0, or -1 and 1 for a trajectory that left the region at its lower or upper end.
+      mark: 0, or why the trajectory cannot go on.
+      energy: total energy at the start.  drift: largest deviation from it so far.
+      log: attempted hops.
+    """
+
+    R: Float[Array, "*T R"]
+    v: Float[Array, "*T R"]
+    E: Float[Array, "*T S"]
+    U: Inexact[Array, "*T S S"]
+    earlier: Float[Array, "*T S"]
+    force: Float[Array, "*T R"]
+    C: Complex[Array, "*T S"]
+    active: Int[Array, "*T"]
+    key: UInt32[Array, "*T 2"]
+    step: Int[Array, "*T"]
+    outcome: Int[Array, "*T"]
+    mark: Int[Array, "*T"]
+    energy: Float[Array, "*T"]
+    drift: Float[Array, "*T"]
+    log: Any  # HopLog; None inside a step
+
+
+class Attempt(NamedTuple):
+    """A step before its hop: the new state, and the state to hop to (the active one for none)."""
+
+    state: HoppingState
+    target: Int[Array, ""]
+
+
+class Frame(NamedTuple):
+    r"""The electronic problem at one geometry: energies, states, and a function of weights W,
+    :math:`\operatorname{Re} \sum_{ab} W_{ab} \nabla H_{ab}`.
+    """
+
+    E: Float[Array, " S"]
+    U: Inexact[Array, "S S"]
+    project: Callable[[Any], Any]
+
+
+def frame(model: Diabatic, R: Float[Array, "*R"]) -> Frame:
+    """Energies and states, with the gradient of the matrix as a reverse pass for one weight at a time."""
+    H, pullback = jax.vjp(model, R)
+    E, U = eigh(H)
+    return Frame(E, U, lambda W: pullback(W.astype(H.dtype))[0])
+
+
+def state_gradient(at: Frame, k: Int[Array, ""]) -> Float[Array, "*R"]:
+    r""":math:`\nabla E_k = \langle k | \nabla H | k \rangle`."""
+    u = at.U[:, k]
+    return at.project(u.conj()[:, None] * u[None, :])
+
+
+def mean_gradient(at: Frame, C: Complex[Array, " S"]) -> Float[Array, "*R"]:
+    r"""Ehrenfest's mean gradient, :math:`\langle C | \nabla H | C \rangle`."""
+    W = C.conj()[:, None] * C[None, :]
+    return at.project(W if jnp.iscomplexobj(at.U) else jnp.real(W))
+
+
+def interstate_vector(at: Frame, i: Int[Array, ""], j: Int[Array, ""]) -> Float[Array, "*R"]:
+    r"""The direction of :math:`h_{ij} = \langle i | \nabla H | j \rangle`, real also for complex states.
+
+    The phase of a complex h is arbitrary: it is turned until its real part is as long as it can be. The sign is arbitrary.
+    """
+    W = at.U[:, i].conj()[:, None] * at.U[:, j][None, :]
+    if not jnp.iscomplexobj(W):
+        return at.project(0.5 * (W + W.T))
+    # Weights of the Hermitian and the anti-Hermitian part: real and imaginary part of h.
+    x, y = at.project(0.5 * (W + W.conj().T)), at.project(-0.5j * (W - W.conj().T))
+    turn = 0.5 * jnp.arctan2(2 * jnp.sum(x * y), jnp.sum(x * x) - jnp.sum(y * y))
+    return jnp.cos(turn) * x + jnp.sin(turn) * y
+
+
+def time_couplings(model: Diabatic, R, v, E, U) -> Float[Array, "S S"]:
+    r""":math:`\sigma_{ij} = v \cdot d_{ij}` from one directional derivative of the matrix; real states."""
+    _, dH = jax.jvp(model, (R,), (v,))
+    M = U.T @ dH @ U
+    return inverse_gaps(E) * 0.5 * (M + M.T)
+
+
+def potential_energy(state: HoppingState, options: HoppingOptions) -> Float[Array, ""]:
+    """Energy of the active state, or of the mean field of Ehrenfest dynamics; one trajectory."""
+    if options.method != "ehrenfest":
+        return state.E[state.active]
+    return jnp.sum(jnp.abs(state.U.conj().T @ state.C) ** 2 * state.E)
+
+
+# ------------------------------------------------------------------------------------------------ the step
+
+
+def move(model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState) -> Attempt:
+    """Everything of a step up to the choice of a hop, for one trajectory."""
+    dt, phase = options.dt, options.dt / options.unit_values.hbar
+    R = s.R + dt * s.v + 0.5 * dt**2 * s.force / masses
+    at = frame(model, R)
+    T = s.U.conj().T @ at.U
+    c, k = s.U.conj().T @ s.C, s.active
+    new = s._replace(R=R, E=at.E, U=at.U, earlier=s.E)
+    if options.method == "ehrenfest":
+        C = at.U @ local_diabatisation(s.E, at.E, T, c, k, k, phase).c
+        force = -mean_gradient(at, C)
+        return Attempt(new._replace(v=s.v + 0.5 * dt * (s.force + force) / masses, force=force, C=C), k)
+    now = k
+    if options.follows_character:  # with couplings pairs that swap, so that all states keep an order
+        by_pairs = options.amplitudes == "coupling"
+        now = (swapped_order(s.U, at.U)[k] if by_pairs else jnp.argmax(jnp.abs(T[k]))).astype(k.dtype)
+    force = -state_gradient(at, now)
+    v = s.v + 0.5 * dt * (s.force + force) / masses
+    if options.amplitudes == "coupling":
+        electronic = _by_coupling(model, options, s, R, v, at, T, c)
+    else:
+        electronic = local_diabatisation(s.E, at.E, T, c, k, now, phase)
+    new = new._replace(v=v, force=force, C=at.U @ electronic.c, active=now)
+    if not options.hops:
+        return Attempt(new, now)
+    random = _uniform(s)
+    if options.method == "landau_zener":
+        P = landau_zener_probability(s.earlier, s.E, at.E, k, dt, options.unit_values.hbar)
+        P = jnp.where(s.step > 0, P, 0.0)  # the first step knows two gaps only
+        target = chosen(P, k, random)
+    else:
+        target = chosen(electronic.probability, now, random)
+    return Attempt(new, jnp.where(_running(s), target, now).astype(k.dtype))
+
+
+def _running(s: HoppingState):
+    return (s.mark == 0) & (s.outcome == 0)
+
+
+def _by_coupling(model, options, s, R, v, at: Frame, T, c) -> ElectronicStep:
+    """Tully's amplitudes: the couplings of both ends of the step with the phases and the order of its beginning."""
+    order = swapped_order(s.U, at.U) if options.follows_character else jnp.arange(T.shape[0])
+    sign = jnp.where(jnp.diagonal(T[:, order]) < 0, -1.0, 1.0).astype(T.dtype)
+    U1, E1 = at.U[:, order] * sign, at.E[order]
+    sigma0 = time_couplings(model, s.R, s.v, s.E, s.U)
+    sigma1 = time_couplings(model, R, v, E1, U1)
+    phase = options.dt / options.unit_values.hbar
+    step = by_coupling(s.E, E1, sigma0, sigma1, c, s.active, phase, options.dt, options.substeps)
+    back = jnp.argsort(order)  # to the order by energy after the step
+    return ElectronicStep((step.c * sign)[back], step.probability[back])
+
+
+def hop(model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, attempt: Attempt) -> HoppingState:
+    """Carries out the hop of a step, or refuses it; without an attempt nothing changes. For one trajectory."""
+    s, k, target = attempt.state, attempt.state.active, attempt.target
+    tried = target != k
+    at = frame(model, s.R)
+    # The basis of degenerate states is the library's whim: the states are those of the move.
+    at = at._replace(E=s.E, U=s.U)
+    force = -state_gradient(at, target)
+    if options.rescale == "coupling":
+        u = interstate_vector(at, k, target)
+    elif options.rescale == "gradients":
+        u = s.force - force
+    else:
+        u = masses * (internal_velocity(s.R, s.v, masses) if options.rescale == "velocity" else s.v)
+    gap = s.E[target] - s.E[k]
+    paid = rescaled(s.v, masses, u, gap)
+    free = degenerate_pairs(s.E)[k, target]  # Kramers pairs do not couple at all, and cost nothing
+    accepted = tried & (paid.accepted | free)
+    kept = s.v
+    if options.frustrated == "reverse":
+        kept = paid.reversed
+    elif options.frustrated == "gradient":
+        pushes_back = jnp.sum(s.v * u) * jnp.sum(force * u / masses) < 0
+        kept = jnp.where(pushes_back, paid.reversed, s.v)
+    v = jnp.where(accepted, jnp.where(free, s.v, paid.velocity), jnp.where(tried, kept, s.v))
+    mark = jnp.where(tried & ~paid.directed & ~free, NO_DIRECTION, s.mark)
+    return s._replace(
+        v=v,
+        force=jnp.where(accepted, force, s.force),
+        active=jnp.where(accepted, target, k),
+        mark=mark.astype(s.mark.dtype),
+        log=_logged(s.log, tried & (paid.directed | free), s.step + 1, k, target, gap, accepted),
+    )
+
+
+def _logged(log: HopLog, tried, step, source, target, gap, accepted) -> HopLog:
+    """One more entry where a hop was tried; what does not fit is counted."""
+    here = tried & (jnp.arange(log.step.shape[0]) == log.count)
+
+    def put(slots, value):
+        return jnp.where(here, value.astype(slots.dtype), slots)
+
+    return HopLog(
+        log.count + tried.astype(log.count.dtype),
+        put(log.step, step),
+        put(log.source, source),
+        put(log.target, target),
+        put(log.gap, gap),
+        put(log.accepted, accepted),
+    )
+
+
+def finish(masses: Float[Array, "*R"], options: HoppingOptions, old: HoppingState, s: HoppingState) -> HoppingState:
+    """Thermostat, decoherence, marks, ends; trajectories that had stopped stay as they were. For one trajectory."""
+    units = options.unit_values
+    v = s.v
+    if options.friction_per_fs:
+        # The Ornstein-Uhlenbeck part of Langevin dynamics, exact for the whole step.
+        keep = jnp.exp(jnp.asarray(-options.friction_per_fs * options.timestep_fs, v.dtype))
+        noise = jax.random.normal(_step_key(s), v.shape, v.dtype)
+        v = keep * v + jnp.sqrt((1 - keep**2) * units.boltzmann * options.temperature / masses) * noise
+    kinetic, C = kinetic_energy(v, masses), s.C
+    if options.decoherence == "energy" and options.hops:
+        c = decohered(
+            s.U.conj().T @ C,
+            s.E,
+            s.active,
+            kinetic,
+            options.dt / units.hbar,
+            options.decoherence_hartree * units.hartree,
+        )
+        C = s.U @ c
+    new = s._replace(v=v, C=C, step=s.step + 1)
+    total = kinetic + potential_energy(new, options)
+    drift = jnp.maximum(new.drift, jnp.abs(total - new.energy))
+    new = new._replace(drift=drift, outcome=_outcome(options, new))
+    fine = jnp.isfinite(total)
+    for values in (new.R, new.v, new.force, new.E, jnp.abs(new.C)):
+        fine = fine & jnp.all(jnp.isfinite(values))
+    running = _running(old)
+    mark = jnp.where(running & ~fine, NOT_FINITE, jnp.where(running, s.mark, old.mark)).astype(old.mark.dtype)
+    go = running & fine & (mark == 0)
+    # The log has entries of running trajectories only, and is too long to be copied at every step.
+    kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new._replace(log=None), old._replace(log=None))
+    return kept._replace(mark=mark, log=s.log)
+
+
+def _outcome(options: HoppingOptions, s: HoppingState):
+    if options.region is None:
+        return s.outcome
+    x, v = s.R.reshape(-1)[0], s.v.reshape(-1)[0]
+    low, high = options.region
+    left = jnp.where((x > high) & (v > 0), 1, jnp.where((x < low) & (v < 0), -1, 0))
+    return left.astype(s.outcome.dtype)
+
+
+def _step_key(s: HoppingState):
+    return jax.random.fold_in(jax.random.wrap_key_data(s.key, impl="threefry2x32"), s.step)
+
+
+def _uniform(s: HoppingState):
+    """A random number in [0, 1) that belongs to the trajectory and the step: the 64 bits of the step's key themselves.
+
+    Another hash, as in `jax.random.uniform`, would take as long as all the rest of a step of a small model.
+    """
+    high, low = jax.random.key_data(_step_key(s)).astype(s.R.dtype)
+    return (high + low * 2.0**-32) * 2.0**-32
+
+
+def step(model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState) -> HoppingState:
+    """One step of a block of trajectories, leading axis T. The second gradient of a hop is computed only if one is tried."""
+    moved = jax.vmap(lambda s: move(model, masses, options, s))(s)
+    after = moved.state
+    if options.hops:
+        carry_out = jax.vmap(lambda a: hop(model, masses, options, a))
+        after = jax.lax.cond(jnp.any(moved.target != after.active), carry_out, lambda a: a.state, moved)
+    return jax.vmap(lambda old, new: finish(masses, options, old, new))(s, after)

@@ -1,0 +1,128 @@
+"""Runs of surface hopping in files: restart as a numpy archive, populations as CSV or JSON, hops as JSON lines, trajectories."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import ase
+import jax.numpy as jnp
+import numpy as np
+
+from bpjax.errors import FormatError
+from bpjax.excited.hopping import HopLog, HoppingState
+from bpjax.excited.hopping_options import HoppingOptions
+from bpjax.excited.hopping_run import HOP, HoppingRun, Records
+from bpjax.io.atomic import atomic_path, write_npz, write_text
+from bpjax.io.trajectory import TrajectoryWriter
+from bpjax.spec import from_spec, to_spec
+
+_Path = str | os.PathLike[str]
+
+VERSION = 1
+"""Of the restart file."""
+
+
+def save_run(path: _Path, run: HoppingRun) -> None:
+    """Writes a run, whole or not at all: everything that is needed to go on bit for bit, and its records.
+
+    Raises:
+      BpjaxError: the file cannot be written.
+    """
+    arrays = {f"state.{name}": value for name, value in run.state._asdict().items() if name != "log"}
+    arrays |= {f"log.{name}": value for name, value in run.state.log._asdict().items()}
+    arrays |= {f"records.{name}": value for name, value in run.records._asdict().items() if value is not None}
+    header = {"version": VERSION, "options": to_spec(run.options), "interval": run.interval}
+    values = {name: np.asarray(value) for name, value in arrays.items()}
+    write_npz(path, values | {"header": np.array(json.dumps(header)), "times_fs": run.times_fs, "hops": run.hops})
+
+
+def load_run(path: _Path) -> HoppingRun:
+    """Reads what `save_run` wrote.
+
+    Raises:
+      FormatError: no such file, no file of this kind, or a damaged one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(str(arrays["header"]))
+        if header["version"] != VERSION:
+            raise FormatError(path, f"is of version {header['version']}; this program reads version {VERSION}")
+        options = from_spec(HoppingOptions, header["options"], os.fspath(path))
+        log = HopLog(*(jnp.asarray(arrays[f"log.{name}"]) for name in HopLog._fields))
+        fields = [name for name in HoppingState._fields if name != "log"]
+        state = HoppingState(**{name: jnp.asarray(arrays[f"state.{name}"]) for name in fields}, log=log)
+        records = Records(**{name: arrays.get(f"records.{name}") for name in Records._fields})
+        hops = arrays["hops"].astype(HOP)
+        return HoppingRun(arrays["times_fs"], records, hops, state, options, int(header["interval"]))
+    except FileNotFoundError as error:
+        raise FormatError(path, "no such file") from error
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise FormatError(path, f"is not a restart file of surface hopping: {error}") from error
+
+
+def population_table(run: HoppingRun) -> dict[str, Any]:
+    """Columns by name: time_fs, and for each state i the population_i, error_i, amplitude_i, diabatic_i, diabatic_error_i."""
+    found = run.populations()
+    columns: dict[str, Any] = {"time_fs": run.times_fs}
+    names = ("population", "error", "amplitude", "diabatic", "diabatic_error")
+    for name, values in zip(names, found, strict=True):
+        columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
+    return columns
+
+
+def write_populations(path: _Path, run: HoppingRun) -> None:
+    """Writes `population_table` as JSON if the name ends in .json, else as CSV."""
+    table = {name: np.asarray(values).tolist() for name, values in population_table(run).items()}
+    if os.fspath(path).endswith(".json"):
+        text = json.dumps(table | {"trajectories": run.records.active.shape[1]}, indent=1) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(table)
+        writer.writerows([f"{value:.10g}" for value in row] for row in zip(*table.values(), strict=True))
+        text = buffer.getvalue()
+    write_text(path, text)
+
+
+def write_hops(path: _Path, run: HoppingRun) -> None:
+    """Writes attempted hops as JSON lines with the fields of `HOP`."""
+    lines = [json.dumps({name: hop[name].item() for name in HOP.names or ()}) for hop in run.hops]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_trajectories(
+    path: _Path,
+    run: HoppingRun,
+    symbols: Sequence[str],
+    which: Sequence[int],
+    length: float,
+    speed: float,
+    energy: float,
+) -> None:
+    """Writes frames of some trajectories of a molecule, one trajectory after the other, as extended XYZ.
+
+    Args:
+      path: the file.
+      run: made with `keep`.
+      symbols: elements of the atoms.
+      which: numbers of the trajectories.
+      length, speed, energy: of the model in A, in ASE's unit of velocity, and in eV.
+    """
+    R, v = run.records.R, run.records.v
+    with atomic_path(path) as temporary, TrajectoryWriter(temporary, overwrite=True) as writer:
+        for number in which:
+            for n, time in enumerate(run.times_fs):
+                atoms = ase.Atoms(list(symbols), positions=R[n, number] * length)
+                atoms.set_velocities(v[n, number] * speed)
+                values = {
+                    name: float(getattr(run.records, name)[n, number]) * energy for name in ("potential", "kinetic")
+                }
+                state = int(run.records.active[n, number])
+                writer.write(atoms, trajectory=int(number), time_fs=float(time), state=state, **values)

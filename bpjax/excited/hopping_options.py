@@ -1,0 +1,120 @@
+"""Options of surface hopping, checked when they are made, and the marks that trajectories carry."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from bpjax.spec import check
+from bpjax.units import ELECTRONIC, ElectronicUnits
+
+Method = Literal["fewest_switches", "landau_zener", "ehrenfest", "born_oppenheimer"]
+Amplitudes = Literal["local_diabatisation", "coupling"]
+Decoherence = Literal["energy", "none"]
+Rescale = Literal["coupling", "gradients", "velocity", "isotropic"]
+Frustrated = Literal["keep", "reverse", "gradient"]
+
+NOT_FINITE = 1
+"""Mark of a trajectory whose energies, forces or amplitudes became infinite or NaN."""
+
+NO_DIRECTION = 2
+"""Mark of a trajectory that was to hop, but whose direction of rescaling is zero."""
+
+
+@dataclass(frozen=True)
+class HoppingOptions:
+    r"""How trajectories move between states.
+
+    Attributes:
+      timestep_fs: of the nuclei, in fs.
+      method: "fewest_switches" (Tully), "landau_zener" (from gaps alone, after Belyaev and Lebedev), "ehrenfest" (the mean
+        force of the amplitudes, no hops), "born_oppenheimer" (one surface, no hops; the amplitudes still move).
+      amplitudes: "local_diabatisation", from the overlaps of the states before and after each step, with the hopping
+        probabilities that belong to it; or "coupling", from v.d interpolated over `substeps`, with Tully's probabilities.
+      substeps: electronic steps in each nuclear one; with "coupling" only, local diabatisation needs none.
+      decoherence: "energy" (Granucci and Persico) or "none".
+      decoherence_hartree: C of the former.
+      rescale: direction along which momentum pays for a hop: "coupling" (h_ij), "gradients" (their difference), "velocity" (of
+        internal motion: translation and rotation of a molecule are left alone), "isotropic" (all velocities by one factor).
+      frustrated: hops that cannot be paid for "keep" the velocity, "reverse" its part along the direction, or reverse it where
+        the force of the other state pushes back ("gradient", the rule of Jasper and Truhlar).
+      tracking: follow the character of states that swap between two steps (trivial crossings). None: as the method needs it.
+      region: lowest and highest first coordinate; a trajectory that leaves it outwards has ended. None: it never does.
+      temperature: of a Langevin thermostat in K.  friction_per_fs: its friction in 1/fs; 0 for none.
+      hop_capacity: attempted hops of a trajectory that a call has room for; it is grown when there are more.
+      units: "atomic" (hartree, bohr, electron masses) or "ev-angstrom" (eV, angstrom, amu): those of the model.
+
+    Raises:
+      ValueError: a value out of range, or options that contradict each other.
+
+    References: J. C. Tully, J. Chem. Phys. 93, 1061 (1990), doi:10.1063/1.459170; G. Granucci, M. Persico, A. Toniolo, J. Chem.
+    Phys. 114, 10608 (2001), doi:10.1063/1.1376633; G. Granucci and M. Persico, J. Chem. Phys. 126, 134114 (2007),
+    doi:10.1063/1.2715585; A. W. Jasper and D. G. Truhlar, Chem. Phys. Lett. 369, 60 (2003).
+    """
+
+    timestep_fs: float = 0.5
+    method: str = "fewest_switches"
+    amplitudes: str = "local_diabatisation"
+    substeps: int = 20
+    decoherence: str = "energy"
+    decoherence_hartree: float = 0.1
+    rescale: str = "coupling"
+    frustrated: str = "keep"
+    tracking: bool | None = None
+    region: tuple[float, float] | None = None
+    temperature: float = 0.0
+    friction_per_fs: float = 0.0
+    hop_capacity: int = 32
+    units: str = "atomic"
+
+    def __post_init__(self):
+        for name, kind in (
+            *(("method", Method), ("amplitudes", Amplitudes), ("decoherence", Decoherence)),
+            *(("rescale", Rescale), ("frustrated", Frustrated)),
+        ):
+            allowed = get_args(kind)
+            check(
+                getattr(self, name) in allowed, f"hopping {name}", getattr(self, name), f"must be {', '.join(allowed)}"
+            )
+        check(self.units in ELECTRONIC, "hopping units", self.units, f"must be {', '.join(ELECTRONIC)}")
+        for name in ("timestep_fs", "decoherence_hartree"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and bool(value > 0), f"hopping {name}", value, "must be positive and finite")
+        for name in ("temperature", "friction_per_fs"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and bool(value >= 0), f"hopping {name}", value, "must be finite and at least 0")
+        for name in ("substeps", "hop_capacity"):
+            check(getattr(self, name) >= 1, f"hopping {name}", getattr(self, name), "must be at least 1")
+        if self.region is not None:
+            check(self.region[0] < self.region[1], "hopping region", self.region, "must be a lower and a higher number")
+        check(
+            self.temperature == 0 or self.friction_per_fs > 0,
+            "hopping temperature",
+            self.temperature,
+            "needs friction_per_fs: a thermostat without friction does nothing",
+        )
+        check(
+            not (self.tracking and self.method == "landau_zener"),
+            "hopping tracking",
+            self.tracking,
+            "must be off with landau_zener, which takes every minimum of the gap of states in order of energy",
+        )
+
+    @property
+    def follows_character(self) -> bool:
+        """Whether swaps of states are followed."""
+        return self.method in ("fewest_switches", "born_oppenheimer") if self.tracking is None else self.tracking
+
+    @property
+    def hops(self) -> bool:
+        """Whether the method hops at all."""
+        return self.method in ("fewest_switches", "landau_zener")
+
+    @property
+    def unit_values(self) -> ElectronicUnits:
+        """The constants of these units."""
+        return ELECTRONIC[self.units]
+
+    @property
+    def dt(self) -> float:
+        """Time step in the units of the model."""
+        return self.timestep_fs / self.unit_values.time_fs

@@ -1,0 +1,387 @@
+"""Ensembles of trajectories: starting them, running them in compiled calls, what they leave behind.
+
+>>> import numpy as np
+>>> from bpjax.excited.models import TullySimple
+>>> options = HoppingOptions(timestep_fs=0.2, decoherence="none", region=(-10.0, 10.0))
+>>> hopping = Hopping(TullySimple(), np.array([2000.0]), options)
+>>> state = hopping.start(np.full((50, 1), -10.0), np.full((50, 1), 20 / 2000), state=0, seed=1)
+>>> run = hopping.run(state, steps=300, interval=300)
+>>> run.outcomes().unfinished
+0.0
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bpjax.errors import ConfigError, DivergedError
+from bpjax.excited import populations as averages
+from bpjax.excited.adiabatic import Diabatic, require_real
+from bpjax.excited.hopping import (
+    HopLog,
+    HoppingState,
+    frame,
+    mean_gradient,
+    potential_energy,
+    state_gradient,
+    step,
+)
+from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
+from bpjax.excited.hopping_velocities import kinetic_energy
+from bpjax.progress import ProgressFn, silent
+
+BLOCK = 64
+"""Trajectories that a processor works on at a time: their arrays stay in its cache, and steps without any hop are cheaper."""
+
+HOP = np.dtype(
+    [
+        ("trajectory", int),
+        ("step", int),
+        ("time_fs", float),
+        ("source", int),
+        ("target", int),
+        ("gap", float),
+        ("accepted", bool),
+    ]
+)
+"""An attempted hop: gap in the units of the model, `accepted` False for a frustrated one."""
+
+
+class Records(NamedTuple):
+    """What is kept at every record of every trajectory.
+
+    Attributes:
+      active: state.
+      adiabatic, diabatic: populations, see `bpjax.excited.populations`.
+      potential, kinetic: energies in the units of the model.
+      R, v: coordinates and velocities, None unless asked for.
+    """
+
+    active: Any
+    adiabatic: Any
+    diabatic: Any
+    potential: Any
+    kinetic: Any
+    R: Any = None
+    v: Any = None
+
+
+@dataclass
+class HoppingRun:
+    """What a run leaves behind.
+
+    Attributes:
+      times_fs: of the records, the start included.
+      records: arrays with leading axes (records, trajectories).
+      hops: attempted hops in order of time, with the fields of `HOP`.
+      state: where the trajectories are; hand it, or the whole run, to `Hopping.run` to go on.
+      options: those of the run.
+      interval: steps between records.
+    """
+
+    times_fs: np.ndarray
+    records: Records
+    hops: np.ndarray
+    state: HoppingState
+    options: HoppingOptions = field(repr=False)
+    interval: int = 1
+
+    def populations(self) -> averages.Populations:
+        """Populations with errors at every record."""
+        return averages.populations(self.records.active, self.records.adiabatic, self.records.diabatic)
+
+    def outcomes(self) -> averages.Outcomes:
+        """Shares of trajectories that were reflected and transmitted; with the option `region`."""
+        state = self.state
+        return averages.outcomes(np.asarray(state.outcome), np.asarray(state.active), state.E.shape[1])
+
+    @property
+    def drift(self) -> np.ndarray:
+        """Largest deviation of the total energy of each trajectory from that at its start, at any step."""
+        return np.asarray(self.state.drift)
+
+
+class Hopping:
+    """Surface hopping of one model with one set of options; compiled once.
+
+    Args:
+      model: diabatic model, a function from coordinates, in the units of the options, to a matrix (S, S).
+      masses: of the coordinates, an array that broadcasts to them: (D,), or (N, 1) for atoms.
+      options: see `HoppingOptions`.
+      block: trajectories worked on at a time; None chooses: `BLOCK` on a processor, all on an accelerator.
+
+    Raises:
+      ConfigError: masses that are not positive.
+    """
+
+    def __init__(self, model: Diabatic, masses: Any, options: HoppingOptions, block: int | None = None):
+        self.model, self.options, self.block = model, options, block
+        self.masses = np.asarray(masses, float)
+        if not (np.isfinite(self.masses).all() and (self.masses > 0).all()):
+            raise ConfigError("must be positive and finite", field="masses")
+        self._advance = jax.jit(self._advanced, static_argnames=("records", "interval", "keep"))
+        self._started = jax.jit(jax.vmap(self._start_one))
+
+    # ------------------------------------------------------------------------------------------- start
+
+    def start(
+        self,
+        positions: Any,
+        velocities: Any,
+        state: int | Sequence[int] | np.ndarray,
+        seed: int = 0,
+        basis: str = "adiabatic",
+    ) -> HoppingState:
+        """Trajectories at their beginning.
+
+        Args:
+          positions, velocities: arrays (T, *R), a row for each trajectory.
+          state: where they begin, one number for all or one for each, counted from 0 in order of energy.
+          seed: of all random numbers.
+          basis: "adiabatic", or "diabatic": the number is that of a diabatic state, the amplitudes begin there, and the
+            active state is drawn with the probabilities of the adiabatic ones.
+
+        Raises:
+          ConfigError: shapes, states or a model that do not fit.
+          ValueError: a complex model where a real one is needed.
+          DivergedError: the model is not finite at the start of a trajectory.
+        """
+        R, v = (jnp.asarray(np.asarray(x, float)) for x in (positions, velocities))
+        if R.shape != v.shape or R.ndim < 2 or not len(R):
+            shapes = f"{R.shape} and {v.shape}"
+            raise ConfigError(
+                f"must be of one shape, a row for each trajectory, got {shapes}", field="positions, velocities"
+            )
+        try:
+            np.broadcast_shapes(self.masses.shape, R.shape[1:])
+        except ValueError:
+            raise ConfigError(
+                f"shape {self.masses.shape} does not fit coordinates {R.shape[1:]}", field="masses"
+            ) from None
+        H = jax.eval_shape(self.model, jax.ShapeDtypeStruct(R.shape[1:], R.dtype))
+        self._check_model(H)
+        first = np.broadcast_to(np.asarray(state, np.int32), (len(R),))
+        if first.min() < 0 or first.max() >= H.shape[0]:
+            raise ConfigError(f"{state}: the model has states 0 to {H.shape[0] - 1}", field="state")
+        if basis not in ("adiabatic", "diabatic"):
+            raise ConfigError(f"{basis!r}: must be adiabatic or diabatic", field="basis")
+        keys = jax.random.key_data(jax.random.split(jax.random.key(seed, impl="threefry2x32"), len(R)))
+        begun = self._started(R, v, jnp.asarray(first), keys, jnp.full(len(R), basis == "diabatic"))
+        bad = ~(np.isfinite(begun.energy) & np.isfinite(begun.force).reshape(len(R), -1).all(axis=1))
+        if bad.any():
+            raise DivergedError(f"trajectory {int(bad.argmax())}: energy or force is not finite at the start")
+        return begun
+
+    def _check_model(self, H) -> None:
+        if H.ndim != 2 or H.shape[0] != H.shape[1]:
+            raise ConfigError(f"must return a square matrix (S, S), got shape {H.shape}", field="diabatic model")
+        if self.options.amplitudes == "coupling":
+            require_real(H, 'surface hopping with amplitudes="coupling" (take "local_diabatisation", or a model that)')
+        if self.options.method == "landau_zener":
+            require_real(H, "Landau-Zener hopping, which knows no gaps between components of one state,")
+
+    def _start_one(self, R, v, state, key, diabatic) -> HoppingState:
+        at = frame(self.model, R)
+        unit = jnp.eye(at.E.shape[0], dtype=at.U.dtype)[state]
+        C = jnp.where(diabatic, unit, at.U[:, state]).astype(jnp.result_type(at.U, 1j))
+        weight = jnp.cumsum(jnp.abs(at.U[state]) ** 2)
+        random_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), 2**31)
+        drawn = jnp.argmax(jax.random.uniform(random_key, dtype=R.dtype) * weight[-1] < weight)
+        k = jnp.where(diabatic, drawn, state).astype(jnp.int32)
+        ehrenfest = self.options.method == "ehrenfest"
+        force = -(mean_gradient(at, C) if ehrenfest else state_gradient(at, k))
+        zero = jnp.zeros((), jnp.int32)
+        slots = jnp.zeros(self.options.hop_capacity, jnp.int32)
+        log = HopLog(zero, slots, slots, slots, jnp.zeros(slots.shape, R.dtype), slots > 0)
+        s = HoppingState(
+            R, v, at.E, at.U, at.E, force, C, k, key, zero, zero, zero, at.E[0], jnp.zeros((), R.dtype), log
+        )
+        total = kinetic_energy(v, self._masses(R)) + potential_energy(s, self.options)
+        return s._replace(energy=total)
+
+    def _masses(self, R):
+        return jnp.broadcast_to(jnp.asarray(self.masses, R.dtype), R.shape)
+
+    # --------------------------------------------------------------------------------------------- run
+
+    def run(
+        self,
+        start: HoppingState | HoppingRun,
+        steps: int,
+        interval: int = 1,
+        keep: bool = False,
+        chunk: int | None = None,
+        progress: ProgressFn = silent,
+    ) -> HoppingRun:
+        """Runs trajectories on.
+
+        Args:
+          start: from `start`, or an earlier run, whose records then come first. Pieces are bit for bit the run as a whole.
+          steps: how many more.
+          interval: steps between records; it must divide `steps`.
+          keep: record coordinates and velocities as well.
+          chunk: records per compiled call; None does all in one.
+          progress: what shows it; see `bpjax.progress`.
+
+        Raises:
+          ConfigError: numbers of steps that do not fit.
+          DivergedError: a trajectory that cannot go on, with its number and step.
+        """
+        if steps < 1 or interval < 1 or steps % interval:
+            raise ConfigError(f"{steps}: must be a positive multiple of the interval, {interval}", field="steps")
+        if isinstance(start, HoppingRun):
+            state, pieces, hops = start.state, [start.records], [start.hops]
+            keep = start.records.R is not None
+        else:
+            state, hops = start, []
+            pieces = [jax.tree.map(np.asarray, self._record(jax.tree.map(lambda x: x[None], start), keep))]
+        records = steps // interval
+        with progress(records * interval, "hopping") as bar:
+            while records:
+                now = min(chunk or records, records)
+                state, found = self._one_call(state, now, interval, keep)
+                hops.append(self._hops(state.log))
+                pieces.append(found)
+                state = state._replace(log=state.log._replace(count=jnp.zeros_like(state.log.count)))
+                records -= now
+                bar.update(now * interval, running=int((np.asarray(state.outcome) == 0).sum()))
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+        times = self._times(start, interval, len(joined.active))
+        return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval)
+
+    def _times(self, start, interval, number):
+        if not isinstance(start, HoppingRun):
+            return self._fs(int(np.max(start.step)) + interval * np.arange(number))
+        # From whole numbers of steps, so that a run in pieces has the times of the whole.
+        begun, new = round(start.times_fs[-1] / self.options.timestep_fs), number - len(start.times_fs)
+        return np.concatenate([start.times_fs, self._fs(begun + interval * np.arange(1, new + 1))])
+
+    def _fs(self, steps):
+        return steps * self.options.timestep_fs
+
+    def _one_call(self, state: HoppingState, records: int, interval: int, keep: bool):
+        """One compiled call; repeated with a longer log where a trajectory tried more hops than it has room for."""
+        before = state
+        while True:
+            state, found = self._advance(before, records=records, interval=interval, keep=keep)
+            room, most = before.log.step.shape[1], int(np.max(np.asarray(state.log.count)))
+            if most <= room:
+                self._raise_for_marks(state)
+                return state, jax.tree.map(np.asarray, found)
+            before = before._replace(log=_longer(before.log, 2 ** int(np.ceil(np.log2(most)))))
+
+    def _advanced(self, state: HoppingState, records: int, interval: int, keep: bool):
+        T = len(state.step)
+        block = self.block or (BLOCK if jax.default_backend() == "cpu" else T)
+        block = min(block, T)
+        blocks = -(-T // block)
+        # The last block is filled up with copies of the last trajectory, which are thrown away.
+        index = jnp.minimum(jnp.arange(blocks * block), T - 1).reshape(blocks, block)
+        masses = self._masses(state.R[0])
+
+        def one_step(_, s):
+            go = jnp.any((s.mark == 0) & (s.outcome == 0))
+            return jax.lax.cond(go, lambda s: step(self.model, masses, self.options, s), lambda s: s, s)
+
+        def one_record(s, _):
+            s = jax.lax.fori_loop(0, interval, one_step, s)
+            return s, self._record(s, keep)
+
+        def one_block(rows):
+            return jax.lax.scan(one_record, jax.tree.map(lambda x: x[rows], state), None, length=records)
+
+        final, found = jax.lax.map(one_block, index)
+        final = jax.tree.map(lambda x: x.reshape(blocks * block, *x.shape[2:])[:T], final)
+
+        def by_time(x):  # (blocks, records, block, ...) to (records, T, ...)
+            x = jnp.moveaxis(x, 0, 1)
+            return x.reshape(records, blocks * block, *x.shape[3:])[:, :T]
+
+        return final, jax.tree.map(by_time, found)
+
+    def _record(self, s: HoppingState, keep: bool) -> Records:
+        """Of trajectories with any leading axes: (T,) inside a call, (1, T) at the start."""
+        axes = s.active.ndim
+        over = partial(_vmapped, times=axes)
+        adiabatic, diabatic = over(averages.recorded)(s.U, s.C, s.active)
+        masses = self._masses(s.R[(0,) * axes])
+        kinetic = over(lambda v: kinetic_energy(v, masses))(s.v)
+        potential = over(lambda s: potential_energy(s, self.options))(s._replace(log=None))
+        return Records(s.active, adiabatic, diabatic, potential, kinetic, *((s.R, s.v) if keep else (None, None)))
+
+    # ------------------------------------------------------------------------------------ on the host
+
+    def _hops(self, log: HopLog) -> np.ndarray:
+        arrays = jax.tree.map(np.asarray, log)
+        rows, slots = np.nonzero(np.arange(arrays.step.shape[1]) < arrays.count[:, None])
+        found = np.zeros(len(rows), HOP)
+        found["trajectory"] = rows
+        for name in ("step", "source", "target", "gap", "accepted"):
+            found[name] = getattr(arrays, name)[rows, slots]
+        found["time_fs"] = self._fs(found["step"])
+        return found[np.argsort(found["step"], kind="stable")]
+
+    def _raise_for_marks(self, state: HoppingState) -> None:
+        marks = np.asarray(state.mark)
+        if not marks.any():
+            return
+        number, mark = int((marks > 0).argmax()), int(marks.max())
+        where = f"trajectory {number}, step {int(state.step[number]) + 1}"
+        others = f" ({int((marks > 0).sum())} of {len(marks)} trajectories stopped)" if (marks > 0).sum() > 1 else ""
+        mark = int(marks[number])
+        if mark == NO_DIRECTION:
+            names = {"coupling": "coupling vector", "gradients": "difference of the gradients"}
+            kind = names.get(self.options.rescale, "velocity")
+            raise DivergedError(
+                f"{where}: the {kind} is zero, so that no momentum can pay for the hop (option rescale={self.options.rescale}; "
+                f"the others are coupling, gradients, velocity, isotropic){others}"
+            )
+        assert mark == NOT_FINITE
+        raise DivergedError(
+            f"{where}: energies, forces or amplitudes are not finite; the last good state is {_extent(state, number)}; "
+            f"the model is not finite there, or the time step of {self.options.timestep_fs:g} fs is too long{others}"
+        )
+
+
+def _extent(state: HoppingState, number: int) -> str:
+    R, E = np.asarray(state.R[number]), np.asarray(state.E[number])
+    return f"at coordinates of {R.min():.4g} to {R.max():.4g} and energies of {E.min():.4g} to {E.max():.4g}"
+
+
+def _longer(log: HopLog, slots: int) -> HopLog:
+    def pad(x):
+        return jnp.pad(x, [(0, 0), (0, slots - x.shape[1])])
+
+    return HopLog(log.count, *(pad(x) for x in log[1:]))
+
+
+def _vmapped(f, times: int):
+    for _ in range(times):
+        f = jax.vmap(f)
+    return f
+
+
+def run_hopping(
+    model: Diabatic,
+    positions: Any,
+    velocities: Any,
+    masses: Any,
+    state: int | Sequence[int] | np.ndarray,
+    steps: int,
+    options: HoppingOptions | None = None,
+    *,
+    interval: int = 1,
+    seed: int = 0,
+    basis: str = "adiabatic",
+    keep: bool = False,
+    **changes: Any,
+) -> HoppingRun:
+    """Starts and runs trajectories in one go; `changes` are single options. See `Hopping`, `Hopping.start`, `Hopping.run`."""
+    options = replace(options or HoppingOptions(), **changes)
+    hopping = Hopping(model, masses, options)
+    return hopping.run(hopping.start(positions, velocities, state, seed, basis), steps, interval, keep)

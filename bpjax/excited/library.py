@@ -1,0 +1,176 @@
+"""Models by name or file for `bpjax hop`, each with what dynamics needs beside the matrix: masses, units, modes to sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ase.data
+import numpy as np
+
+from bpjax.errors import BpjaxError, StructureError
+from bpjax.excited.adiabatic import Diabatic
+from bpjax.excited.lvc import LinearVibronic, pyrazine_3_modes, pyrazine_4_modes
+from bpjax.excited.models import TullyDual, TullyExtended, TullySimple
+from bpjax.excited.sharc import read_lvc_template
+from bpjax.excited.spin import SpinStates
+from bpjax.excited.wigner import HarmonicModes, normal_modes
+from bpjax.units import ELECTRONIC
+
+
+@dataclass(frozen=True)
+class MovingModel:
+    """A diabatic model with its nuclei.
+
+    Attributes:
+      name: for messages.
+      model: coordinates to matrix.
+      masses: broadcast to the coordinates.
+      units: "atomic" or "ev-angstrom".
+      symbols: elements of a molecule; None for a model of coordinates (D,).
+      modes: for Wigner sampling, None if the model does not know any.
+      edge: distance from the crossing where scattering starts and ends, in bohr; None where nothing is scattered.
+      basis: multiplicities of the states, None if all are of one.
+    """
+
+    name: str
+    model: Diabatic
+    masses: np.ndarray
+    units: str
+    symbols: tuple[str, ...] | None = None
+    modes: HarmonicModes | None = None
+    edge: float | None = None
+    basis: SpinStates | None = None
+
+
+def _tully(name: str, model: Any, edge: float) -> MovingModel:
+    return MovingModel(name, model, np.array([model.mass]), "atomic", edge=edge)
+
+
+def _vibronic(name: str, model: LinearVibronic) -> MovingModel:
+    w = np.asarray(model.frequencies)
+    modes = normal_modes(np.zeros(len(w)), np.diag(w), 1 / w)
+    return MovingModel(name, model, 1 / w, "atomic", modes=modes)
+
+
+NAMED = {
+    "tully1": lambda name: _tully(name, TullySimple(), 10.0),
+    "tully2": lambda name: _tully(name, TullyDual(), 10.0),
+    "tully3": lambda name: _tully(name, TullyExtended(), 12.0),
+    "pyrazine": lambda name: _vibronic(name, pyrazine_3_modes()),
+    "pyrazine4": lambda name: _vibronic(name, pyrazine_4_modes()),
+}
+"""Models by name: those of Tully, and pyrazine with 3 and 4 modes."""
+
+
+def find_model(name: str) -> MovingModel:
+    """The model of a name in `NAMED`, of SHARC's ``LVC.template`` (a file that ends so), or of a .bpjax file of diabatic states.
+
+    Raises:
+      BpjaxError: no such name or file.
+      FormatError, ModelFileError: a file that cannot be used.
+    """
+    if name in NAMED:
+        return NAMED[name](name)
+    path = Path(name)
+    if not path.exists():
+        raise BpjaxError(f"{name}: no such file, and no model of that name; names are {', '.join(NAMED)}")
+    if path.suffix == ".template":
+        return _from_template(path)
+    return _from_states_file(path)
+
+
+def _from_template(path: Path) -> MovingModel:
+    model = read_lvc_template(path)
+    reference, w = np.asarray(model.modes.reference), np.asarray(model.modes.frequencies)
+    masses = np.asarray(model.modes.masses)[:, None]
+    vibrations = w > 0
+    modes = HarmonicModes(
+        reference, np.broadcast_to(masses, reference.shape), w[vibrations], np.asarray(model.modes.modes)[:, vibrations]
+    )
+    return MovingModel(str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis)
+
+
+def _from_states_file(path: Path) -> MovingModel:
+    from bpjax.excited.states_store import load_states
+
+    model, params = load_states(path)
+    masses = np.array([ase.data.atomic_masses[ase.data.atomic_numbers[symbol]] for symbol in model.atoms])[:, None]
+    return MovingModel(str(path), partial(model, params), masses, "ev-angstrom", tuple(model.atoms))
+
+
+def from_structures(frames: list[ase.Atoms], model: MovingModel, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and velocities of a molecule in the units of its model, from the momenta of structures.
+
+    Raises:
+      StructureError: other atoms than those of the model, no momenta, periodic structures.
+      BpjaxError: the model is not of a molecule.
+    """
+    if model.symbols is None:
+        raise BpjaxError(
+            f"{model.name}: is a model of coordinates, not of atoms; take the word sample instead of {path}"
+        )
+    units = ELECTRONIC[model.units]
+    from bpjax.units import BOHR
+
+    length = units.bohr / BOHR
+    for n, atoms in enumerate(frames):
+        if tuple(atoms.get_chemical_symbols()) != model.symbols:
+            raise StructureError(
+                f"has atoms {atoms.get_chemical_formula('reduce')}; the model needs {' '.join(model.symbols)} in this order",
+                path,
+                n,
+            )
+        if "momenta" not in atoms.arrays:
+            raise StructureError("has no velocities; write momenta, or sample from a Hessian", path, n, "momenta")
+        if atoms.pbc.any():
+            raise StructureError("is periodic; hopping is for molecules", path, n)
+    R = np.stack([atoms.positions for atoms in frames]) * length
+    # ASE's velocities are in A sqrt(eV/amu), the natural unit of the package.
+    masses = np.stack([atoms.get_masses() for atoms in frames])[..., None]
+    v = np.stack([atoms.get_momenta() for atoms in frames]) / masses * length * _speed(model.units)
+    return R, v
+
+
+def _speed(units: str) -> float:
+    """Units of time of the model in one natural unit of time of the package, inverted: velocities times this, lengths aside."""
+    from bpjax.units import TIME_UNIT_FS
+
+    return ELECTRONIC[units].time_fs / TIME_UNIT_FS
+
+
+def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:
+    """Normal modes from a numpy archive with ``positions`` (N, 3), ``hessian`` (3N, 3N) and ``units``, as in `units.SYSTEMS`.
+
+    Optional: ``numbers`` (N,), checked against the model. Masses are those of the model.
+
+    Raises:
+      StructureError: a missing or unfit entry.
+    """
+    from bpjax.units import BOHR, HARTREE, SYSTEMS
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise StructureError(f"cannot be read: {error}", path) from error
+    for name in ("positions", "hessian", "units"):
+        if name not in found:
+            raise StructureError(
+                f"is missing; needed are positions, hessian, units; there are {', '.join(found)}", path, field=name
+            )
+    system = str(found["units"])
+    if system not in SYSTEMS:
+        raise StructureError(f"{system!r}: must be {' or '.join(SYSTEMS)}", path, field="units")
+    if model.symbols is None:
+        raise BpjaxError(
+            f"{model.name}: is a model of coordinates, not of atoms; take the word sample instead of {path}"
+        )
+    numbers = [ase.data.atomic_numbers[symbol] for symbol in model.symbols]
+    if "numbers" in found and list(found["numbers"]) != numbers:
+        raise StructureError(f"are {list(found['numbers'])}; the model needs {numbers}", path, field="numbers")
+    units = ELECTRONIC[model.units]
+    energy, length = SYSTEMS[system][0] * units.hartree / HARTREE, SYSTEMS[system][1] * units.bohr / BOHR
+    return normal_modes(found["positions"] * length, found["hessian"] * energy / length**2, model.masses)

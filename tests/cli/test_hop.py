@@ -1,0 +1,139 @@
+"""``bpjax hop`` from the outside: files in, populations, hops and restart out, one line for each mistake."""
+
+import csv
+import json
+
+import ase.io
+import numpy as np
+import pytest
+
+from bpjax.cli.main import main
+from bpjax.units import BOHR
+
+
+def read(folder, name):
+    text = (folder / name).read_text()
+    if name.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
+    return json.loads(text) if name.endswith(".json") else list(csv.DictReader(text.splitlines()))
+
+
+PYRAZINE = (
+    "hop",
+    "pyrazine",
+    "sample",
+    "--state",
+    "1",
+    "--basis",
+    "diabatic",
+    "--timestep",
+    "0.2",
+    "--log-interval",
+    "10",
+)
+
+
+@pytest.fixture(scope="module")
+def pyrazine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hop") / "out"
+    more = ("--steps", "60", "--trajectories", "12", "--seed", "3", "--save", "2", "-o", str(folder))
+    assert main([*PYRAZINE, *more]) == 0
+    return folder
+
+
+def test_results_of_a_run(pyrazine):
+    rows, report = read(pyrazine, "populations.csv"), read(pyrazine, "report.json")
+    assert [float(row["time_fs"]) for row in rows] == pytest.approx([0, 2, 4, 6, 8, 10, 12])
+    for row in rows:
+        assert sum(float(row[f"population_{i}"]) for i in (0, 1)) == pytest.approx(1)
+        assert sum(float(row[f"diabatic_{i}"]) for i in (0, 1)) == pytest.approx(1)
+        p = float(row["population_1"])
+        assert float(row["error_1"]) == pytest.approx(np.sqrt(p * (1 - p) / 12), abs=1e-9)
+    assert float(rows[0]["diabatic_1"]) == pytest.approx(1, abs=0.1)
+    table = read(pyrazine, "populations.json")
+    assert table["population_1"] == pytest.approx([float(row["population_1"]) for row in rows])
+    hops = read(pyrazine, "hops.jsonl")
+    assert (
+        sum(hop["accepted"] for hop in hops) == report["hops"]
+        and len(hops) == report["hops"] + report["frustrated_hops"]
+    )
+    assert all(set(hop) == {"trajectory", "step", "time_fs", "source", "target", "gap", "accepted"} for hop in hops)
+    assert (pyrazine / "populations.png").stat().st_size > 1000
+    with np.load(pyrazine / "trajectories.npz") as kept:
+        assert kept["R"].shape == (7, 2, 3)
+
+
+def test_resumed_run_is_the_whole_run(pyrazine, tmp_path):
+    more = ("--trajectories", "12", "--seed", "3", "--save", "2", "-o", str(tmp_path / "out"))
+    assert main([*PYRAZINE, "--steps", "30", *more]) == 0
+    assert main([*PYRAZINE, "--steps", "30", *more, "--resume"]) == 0
+    for name in ("populations.csv", "hops.jsonl", "report.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (pyrazine / name).read_bytes()
+
+
+def test_scattering(tmp_path, capsys):
+    command = ["hop", "tully1", "sample", "--state", "0", "--momentum", "20", "--timestep", "0.2", "--steps", "400"]
+    assert main([*command, "--log-interval", "400", "--trajectories", "20", "-o", str(tmp_path / "t")]) == 0
+    report = read(tmp_path / "t", "report.json")
+    assert report["unfinished"] == 0 and sum(report["transmitted"]) == pytest.approx(1)
+    assert "20 trajectories" in capsys.readouterr().out
+
+
+def test_molecule_from_structures(tmp_path, shared):
+    """SHARC's sulfur dioxide from its geometry and velocities: kinetic energy, spins, frames with velocities."""
+    folder = shared / "reference" / "physics" / "so2_lvc"
+    for name in ("LVC.template", "V.txt"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    rows = [line.split() for line in (folder / "geom").read_text().splitlines() if line.strip()]
+    atoms = ase.Atoms([row[0] for row in rows], np.array([row[2:5] for row in rows], float) * BOHR)
+    atoms.set_masses([float(row[5]) for row in rows])
+    v = np.array([line.split() for line in (folder / "veloc").read_text().splitlines() if line.strip()], float)
+    from bpjax.units import ATOMIC_TIME_FS, TIME_UNIT_FS
+
+    atoms.set_velocities(v * BOHR * TIME_UNIT_FS / ATOMIC_TIME_FS)
+    ase.io.write(tmp_path / "start.extxyz", [atoms, atoms])
+    command = ["hop", str(tmp_path / "LVC.template"), str(tmp_path / "start.extxyz"), "--state", "4"]
+    out = tmp_path / "out"
+    assert main([*command, "--steps", "4", "--timestep", "0.25", "--save", "1", "-o", str(out)]) == 0
+    frames = ase.io.read(out / "trajectories.extxyz", ":")
+    assert len(frames) == 5
+    np.testing.assert_allclose(frames[0].positions, atoms.positions, atol=1e-8)
+    np.testing.assert_allclose(frames[0].get_velocities(), atoms.get_velocities(), rtol=1e-6, atol=1e-9)
+    assert frames[0].info["kinetic"] == pytest.approx(1.226989, abs=1e-4)  # SHARC's table, eV
+    assert frames[0].info["potential"] == pytest.approx(4.263616, abs=1e-3)
+    assert sum(read(out, "report.json")["multiplicity_populations"]) == pytest.approx(1)
+    # another element, no velocities
+    wrong = atoms.copy()
+    wrong.symbols[0] = "O"
+    ase.io.write(tmp_path / "start.extxyz", wrong)
+    assert main([*command, "-o", str(tmp_path / "b")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tully9", "sample", "--state", "0"], "no such file, and no model of that name; names are tully1"),
+        (["tully1", "sample", "--state", "0"], "needs --momentum"),
+        (["tully1", "sample", "--state", "2", "--momentum", "9"], "state: 2: the model has states 0 to 1"),
+        (["pyrazine", "sample", "--state", "0", "--momentum", "9"], "--momentum: is for Tully's models"),
+        (["pyrazine", "start.extxyz", "--state", "0"], "start.extxyz"),
+        (
+            ["pyrazine", "sample", "--state", "0", "--steps", "7", "--log-interval", "2"],
+            "must be a multiple of log_interval",
+        ),
+        (["pyrazine", "sample", "--state", "0", "--timestep", "0"], "timestep_fs=0.0: must be positive"),
+        (["pyrazine", "sample", "--state", "0", "--resume"], "restart.npz: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tmp_path, capsys):
+    assert main(["hop", *arguments, "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_not_overwritten(pyrazine, capsys):
+    before = (pyrazine / "report.json").read_bytes()
+    assert main([*PYRAZINE, "--steps", "10", "-o", str(pyrazine)]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert (pyrazine / "report.json").read_bytes() == before
