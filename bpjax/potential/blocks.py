@@ -27,8 +27,8 @@ LANES = 64
 VECTOR = 8
 """Atoms in a vector of a CPU."""
 
-ACCELERATOR_BLOCK = 4096
-"""Atoms per block on other devices, which need many to be busy."""
+MEMORY = 2**28
+"""Numbers that a block should hold at a time on other devices than CPUs, which need many atoms to be busy: 1 GB in float32."""
 
 
 def whole_vectors(atoms: int) -> int:
@@ -43,9 +43,10 @@ def lanes_pay(descriptor: Descriptor) -> bool:
 
 def block_size(descriptor: Descriptor, slots: int) -> int:
     """Atoms per block of the plain form, for so many neighbour slots."""
+    each = max(descriptor.working_set(slots), 1)
     if jax.default_backend() != "cpu":
-        return ACCELERATOR_BLOCK
-    return int(np.clip(CACHE // max(descriptor.working_set(slots), 1), 4, BLOCK))
+        return int(np.clip(MEMORY // each, BLOCK, 256 * BLOCK))
+    return int(np.clip(CACHE // each, 4, BLOCK))
 
 
 def fastest_block(descriptor: Descriptor, slots: int) -> int:

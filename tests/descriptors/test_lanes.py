@@ -227,3 +227,14 @@ def test_plain_where_something_is_learned():
     """Functions that training changes have no fast form."""
     assert not replace(SETS["narrow"], learn=("eta",)).has_lanes
     assert not ACSF(("H",), 5.0, g2=(Radial(1.0),), g5=(Angular(0.1, 2.0, 1.0),)).has_lanes
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_plain_form_is_lowered_for_accelerators(platform):
+    """Energies and pair gradients become a program for other devices, as far as that can be seen without one."""
+    model = Potential(SETS["narrow"], MLP((6,)))
+    params = init(model, jax.random.key(0), np.float32)
+    system, neighbors = arrays(model, liquid(70), "float32")
+    env, species = environments(system, neighbors), jnp.asarray(system.species)
+    plain = jax.jit(lambda env: local_energies(model, params, env, species, lanes=False)[:2])
+    assert jax.export.export(plain, platforms=(platform,))(env).platforms == (platform,)
