@@ -173,4 +173,7 @@ def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:
         raise StructureError(f"are {list(found['numbers'])}; the model needs {numbers}", path, field="numbers")
     units = ELECTRONIC[model.units]
     energy, length = SYSTEMS[system][0] * units.hartree / HARTREE, SYSTEMS[system][1] * units.bohr / BOHR
-    return normal_modes(found["positions"] * length, found["hessian"] * energy / length**2, model.masses)
+    try:
+        return normal_modes(found["positions"] * length, found["hessian"] * energy / length**2, model.masses)
+    except StructureError as error:
+        raise StructureError(error.message, path, field=error.field) from error

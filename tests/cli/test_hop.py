@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from bpjax.cli.main import main
-from bpjax.units import BOHR
+from bpjax.excited.states_store import save_states
+from bpjax.units import BOHR, ELECTRON_MASS, HARTREE
+from tests.excited.methaniminium import TWISTED, model, parameters
 
 
 def read(folder, name):
@@ -107,6 +109,45 @@ def test_molecule_from_structures(tmp_path, shared):
     wrong.symbols[0] = "O"
     ase.io.write(tmp_path / "start.extxyz", wrong)
     assert main([*command, "-o", str(tmp_path / "b")]) == 2
+
+
+def springs(R):
+    """Second derivatives, in hartree/bohr^2, of springs between all atoms that are at rest at these positions (bohr)."""
+    N = len(R)
+    H = np.zeros((N, 3, N, 3))
+    for i in range(N):
+        for j in range(i):
+            u = (R[i] - R[j]) / np.linalg.norm(R[i] - R[j])
+            block = 0.1 * np.outer(u, u)
+            H[i, :, i] += block
+            H[j, :, j] += block
+            H[i, :, j] -= block
+            H[j, :, i] -= block
+    return H.reshape(3 * N, 3 * N)
+
+
+def test_trained_molecule_from_a_hessian(tmp_path, capsys):
+    """A model file of several states, and a Hessian in other units than the model's: zero-point energy of the samples."""
+    own, R = model("odd"), TWISTED / BOHR
+    save_states(tmp_path / "m.bpjax", own, parameters(own))
+    np.savez(tmp_path / "h.npz", positions=R, hessian=springs(R), units="hartree-bohr", numbers=[6, 7, 1, 1, 1, 1])
+    command = ["hop", str(tmp_path / "m.bpjax"), str(tmp_path / "h.npz"), "--state", "2", "--timestep", "0.1"]
+    out = tmp_path / "out"
+    assert main([*command, "--steps", "3", "--trajectories", "150", "--save", "150", "-o", str(out)]) == 0
+    assert read(out, "report.json")["trajectories"] == 150
+    frames = ase.io.read(out / "trajectories.extxyz", ":")
+    starts = [atoms for atoms in frames if atoms.info["time_fs"] == 0]
+    mass = np.repeat(ase.Atoms("CNH4").get_masses(), 3) / ELECTRON_MASS
+    squares = np.linalg.eigvalsh(springs(R) / np.sqrt(np.outer(mass, mass)))[6:]
+    zero_point = 0.25 * np.sqrt(squares).sum() * HARTREE  # half of it is kinetic
+    assert np.mean([atoms.get_kinetic_energy() for atoms in starts]) == pytest.approx(zero_point, rel=0.1)
+    capsys.readouterr()
+    np.savez(tmp_path / "h.npz", positions=R, hessian=-springs(R), units="hartree-bohr")
+    assert main([*command, "-o", str(tmp_path / "b")]) == 2
+    assert "h.npz: hessian: is not that of a minimum" in capsys.readouterr().err
+    np.savez(tmp_path / "h.npz", positions=R, hessian=springs(R))
+    assert main([*command, "-o", str(tmp_path / "b")]) == 2
+    assert "h.npz: units: is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
