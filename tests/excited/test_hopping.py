@@ -53,7 +53,7 @@ def table(shared):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("amplitudes", ["local_diabatisation", "coupling"])
+@pytest.mark.parametrize("amplitudes", ["local_diabatisation", pytest.param("coupling", marks=pytest.mark.slow)])
 def test_tully_simple_crossing(table, amplitudes):
     momenta = (8, 10, 20)
     shares, run = scattered("sac", momenta, 600, 4.0, amplitudes=amplitudes, substeps=4)
@@ -327,6 +327,7 @@ def test_restart_continues_bit_for_bit(tmp_path):
         load_run(tmp_path / "broken.npz")
 
 
+@pytest.mark.slow
 def test_log_of_hops_grows_when_it_is_full():
     R, v = ensemble(16)
     runs = [

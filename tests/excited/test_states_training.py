@@ -97,7 +97,7 @@ def test_training_slope_agrees_with_finite_differences():
     np.testing.assert_allclose(slope, (total(h, direction) - total(-h, direction)) / (2 * h), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "count"), [("float32", 3), ("float64", 2)])
+@pytest.mark.parametrize(("dtype", "count"), [pytest.param("float32", 3, marks=pytest.mark.slow), ("float64", 2)])
 def test_training_slopes_are_finite_at_exact_degeneracy(dtype, count):
     """All networks zero: every state has one energy, in the model and in the data."""
     own = model("odd")
@@ -121,6 +121,7 @@ def test_training_slopes_are_finite_at_exact_degeneracy(dtype, count):
             assert all(np.isfinite(a).all() for a in jax.tree.leaves(slope))
 
 
+@pytest.mark.slow
 def test_short_training_learns_and_repeats():
     own, params = teacher()
     data = labelled(own, params, shaken(4, 24, 0.1), seed=0)
