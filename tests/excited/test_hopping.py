@@ -69,7 +69,10 @@ def test_tully_simple_crossing(table, amplitudes):
     ("name", "momenta", "dt"),
     [
         *(("sac", (6, 8, 10, 15, 20, 30), 2.0), ("dac", (10, 16, 20, 22.36068, 30, 40), 1.5)),
-        ("ecr", (6, 10, 15, 20, 25, 28, 30), 1.5),
+        ("ecr", (6, 10, 15, 20, 25, 30), 1.5),
+        # Just below the threshold of the upper channel, at 28.3, trajectories turn far out where that surface is flat; what is
+        # reflected on either state depends on the phase of the return, and that on the time step: 0.16 and 0.28 at 1.5.
+        ("ecr", (28,), 0.9),
     ],
 )
 def test_tully_tables(table, name, momenta, dt, amplitudes):
