@@ -45,8 +45,12 @@ class StateInputs(NamedTuple):
 class StatesTraining:
     """Options of a training run: AdamW on batches, warm-up and cosine, averaged parameters, the best by validation loss.
 
+    Signs that fit best, and the freedom of the diabatic basis, make many minima, some of which fit couplings badly. Which of them
+    a run ends in is decided early: several first parameters are trained for a sixth of the epochs, the best goes on.
+
     Attributes:
       loss: widths and weights.
+      starts: first parameters that are tried, all in one program.
       epochs: passes over the training geometries.
       batch_size: geometries per step.
       learning_rate: at its highest.
@@ -65,6 +69,7 @@ class StatesTraining:
     """
 
     loss: StatesLoss = field(default_factory=StatesLoss)
+    starts: int = 6
     epochs: int = 1500
     batch_size: int = 32
     learning_rate: float = 3e-3
@@ -79,7 +84,7 @@ class StatesTraining:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("starts", "epochs", "batch_size", "evaluate_every"):
             check(getattr(self, name) >= 1, f"StatesTraining {name}", getattr(self, name), "must be at least 1")
         for name in ("warmup", "seed", "weight_decay"):
             check(getattr(self, name) >= 0, f"StatesTraining {name}", getattr(self, name), "must be at least 0")
@@ -302,29 +307,38 @@ class _State(NamedTuple):
 
 def _run(model, params, options: StatesTraining, sets, progress: ProgressFn) -> StatesFit:
     names = [name for name in ("networks", "dipoles") if name in params]
-    trained = {name: params[name] for name in names}
     fixed = {name: value for name, value in params.items() if name not in names}
-    n = len(sets[0][0].R)
+    n, key = len(sets[0][0].R), jax.random.key(options.seed)
     per_epoch = max(1, n // options.batch_size)
     transform = _transform(options, per_epoch * options.epochs)
-    state = _State(trained, transform.init(trained), trained, jnp.zeros((), jnp.int32))
-    best, best_loss, history = trained, math.inf, []
-    advance = partial(_advance, model, options, per_epoch)
+
+    def first_state(k):
+        own = params if k == 0 else init(model, jax.random.fold_in(key, k), np.dtype(options.dtype))
+        trained = {name: own[name] for name in names}
+        return _State(trained, transform.init(trained), trained, jnp.zeros((), jnp.int32))
+
+    state = jax.tree.map(lambda *a: jnp.stack(a), *map(first_state, range(options.starts)))
+    best, best_loss, history = None, math.inf, []
     lowest, done = jnp.min(sets[0][1].energies), 0
     with progress(options.epochs, "training") as bar:
         while done < options.epochs:
-            epochs = min(options.evaluate_every, options.epochs - done)
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), done), epochs)
-            state, mean = advance(fixed, state, keys, *sets[0])
+            trial = options.starts > 1 and not done
+            epochs = min(max(1, options.epochs // 6) if trial else options.evaluate_every, options.epochs - done)
+            keys = jax.random.split(jax.random.fold_in(key, done), epochs)
+            state, means = _advance(model, options, per_epoch, fixed, state, keys, *sets[0])
+            if trial:  # the best goes on
+                first = jnp.argmin(jnp.where(jnp.isfinite(means), means, jnp.inf))
+                state, means = jax.tree.map(lambda a, first=first: a[first][None], (state, means))
             done += epochs
-            training = float(mean)
-            value = float(_mean_loss(model, options.loss, {**fixed, **state.average}, *sets[1], lowest))
+            training, average = float(means[0]), jax.tree.map(lambda a: a[0], state.average)
+            value = float(_mean_loss(model, options.loss, {**fixed, **average}, *sets[1], lowest))
             if not math.isfinite(training + value):
                 raise DivergedError(f"epoch {done}: the loss is not finite; try a smaller learning_rate")
             history.append({"epoch": done, "training": training, "validation": value})
             bar.update(epochs, training=training, validation=value)
             if value < best_loss:
-                best, best_loss = state.average, value
+                best, best_loss = average, value
+    assert best is not None, "a finite loss is below infinity"
     return StatesFit(model, {**fixed, **best}, tuple(history))
 
 
@@ -354,7 +368,8 @@ _mean_loss = jax.jit(_losses, static_argnums=(0, 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance(model, options: StatesTraining, per_epoch: int, fixed, state: _State, keys, inputs, labels):
+def _advance(model, options: StatesTraining, per_epoch: int, fixed, states: _State, keys, inputs, labels):
+    """Some epochs of every start: its state, and its mean loss over the last of them."""
     n = len(inputs.R)
     size = min(options.batch_size, n)
     transform = _transform(options, per_epoch * options.epochs)
@@ -378,5 +393,8 @@ def _advance(model, options: StatesTraining, per_epoch: int, fixed, state: _Stat
         rows = jax.random.permutation(key, n)[: per_epoch * size].reshape(per_epoch, size)
         return jax.lax.scan(step, state, rows)
 
-    state, values = jax.lax.scan(epoch, state, keys)
-    return state, jnp.mean(values)
+    def one(state):
+        state, values = jax.lax.scan(epoch, state, keys)
+        return state, jnp.mean(values[-options.evaluate_every :])
+
+    return jax.vmap(one)(states)

@@ -1,10 +1,10 @@
 """Potentials of the three singlets of methaniminium: with odd factors, without, and adiabatic; errors, cone, geometric phase.
 
-    python tests/benchmarks/methaniminium.py FOLDER [--kinds odd invariant adiabatic] [--epochs 1500] [--output DIR]
+    python tests/benchmarks/methaniminium.py [--kinds odd invariant adiabatic] [--epochs 1500] [--output DIR]
 
-FOLDER holds `ch2nh2_sa3cas43_631gs.npz` and `meci01.npz` (see its description for how they were made). Both loops around the
-intersection are left out of the training altogether; of every other family of geometries a share of `--test` is held out. Printed
-are for each kind of model
+The data are those of `data/methaniminium`, or of files of the same names in `--folder`. Both loops around the intersection are
+left out of the training altogether; of every other family of geometries a share of `--test` is held out. Printed are for each
+kind of model
 
 - errors of energies (eV), gradients and couplings (eV/A, rigid rotations projected out, signs as they fit best) on the held-out
   geometries, family by family;
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bpjax import datasets
 from bpjax.descriptors import DefaultACSF
 from bpjax.excited import adiabatic
 from bpjax.excited.couplings import derivative_couplings
@@ -54,7 +55,7 @@ GAPS = (0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0)
 
 def built(kind: str, hidden: tuple[int, ...]):
     """The model to train."""
-    descriptor = DefaultACSF(4.0, radial=8, angular=3, zeta=(1.0, 4.0)).build(("H", "C", "N"))
+    descriptor = DefaultACSF(4.0, radial=6, angular=2, zeta=(1.0, 4.0)).build(("H", "C", "N"))
     network = MLP(hidden)
     if kind == "adiabatic":
         return MultiStatePotential(descriptor, ATOMS, 3, network)
@@ -190,12 +191,12 @@ def by_gap(learned: Learned, data: StatesData) -> list[dict]:
 def main() -> None:
     """Trains and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--folder", type=Path, default=datasets.path("methaniminium"))
     parser.add_argument("--kinds", nargs="+", default=["odd", "invariant", "adiabatic"])
     parser.add_argument("--epochs", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--hidden", type=int, nargs="*", default=[32, 32])
+    parser.add_argument("--hidden", type=int, nargs="*", default=[16, 16])
     parser.add_argument("--test", type=float, default=0.15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)

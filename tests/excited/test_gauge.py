@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bpjax import datasets
 from bpjax.excited.adiabatic import adiabatic, energies
 from bpjax.excited.couplings import derivative_couplings
 from bpjax.excited.eigen import eigh
@@ -170,10 +171,9 @@ def test_diabatising_rotations_around_a_cone_change_the_sign():
     np.testing.assert_allclose(T[-1], -np.eye(2), atol=1e-3)
 
 
-@pytest.mark.reference
-def test_ab_initio_intersection(shared):
+def test_ab_initio_intersection():
     """CH2NH2+, SA-CASSCF: couplings with random signs on two loops around the S1/S0 intersection."""
-    data = np.load(shared / "data" / "excited_ch2nh2" / "ch2nh2_sa3cas43_631gs.npz")
+    data = np.load(datasets.path("methaniminium") / "ch2nh2_sa3cas43_631gs.npz")
     for tag, tolerance in (("loop0.02", 2e-5), ("loop0.10", 5e-4)):
         rows = np.flatnonzero(np.char.startswith(data["tag"].astype(str), tag))
         assert len(rows) == 12

@@ -6,6 +6,7 @@ import ase.units
 import numpy as np
 import pytest
 
+from bpjax import datasets
 from bpjax.errors import BpjaxError
 from bpjax.excited.states_data import (
     METHANIMINIUM,
@@ -136,9 +137,9 @@ def test_rigid_motions_are_projected_out():
     assert np.isfinite(without_rigid_motions(np.ones((1, 1, 3, 3)), line)).all()
 
 
-def test_methaniminium(shared):
+def test_methaniminium():
     """Share of rigid rotations in the couplings as its description says: 46, 35 and 2 per cent."""
-    data = read_states(shared / "data/excited_ch2nh2/ch2nh2_sa3cas43_631gs.npz", METHANIMINIUM)
+    data = read_states(datasets.path("methaniminium") / "ch2nh2_sa3cas43_631gs.npz", METHANIMINIUM)
     h = without_rigid_motions(data.couplings, data.positions)
     share = 1 - np.sum(h**2, axis=(0, 2, 3)) / np.sum(data.couplings**2, axis=(0, 2, 3))
     np.testing.assert_allclose(share, [0.46, 0.35, 0.02], atol=0.01)

@@ -4,6 +4,7 @@ import ase.units
 import numpy as np
 import pytest
 
+from bpjax import datasets
 from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.structures import group_of, labels, read_structures
 from bpjax.units import BOHR, HARTREE
@@ -168,4 +169,4 @@ def test_shared_sets(shared):
     assert len(frames) == 80 and str(frames[0].symbols) == "OH2"
     assert labels(frames[0]).energy is None  # its energies have names of their own
     with pytest.raises(FormatError, match=r"field E: has shape \(230, 3\)"):
-        read_structures(shared / "data" / "excited_ch2nh2" / "ch2nh2_sa3cas43_631gs.npz", units="hartree-bohr")
+        read_structures(datasets.path("methaniminium") / "ch2nh2_sa3cas43_631gs.npz", units="hartree-bohr")
