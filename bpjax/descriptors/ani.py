@@ -296,7 +296,8 @@ def _of_near_forward(ani, R, species, real):
 
 
 def _of_near_backward(ani, kept, cotangent):
-    return _branches(ani, *kept, lambda angular, R: jax.vjp(angular, R)[1](cotangent)[0]), None, None
+    R, species, real = kept
+    return _branches(ani, R, species, real, lambda angular, R: jax.vjp(angular, R)[1](cotangent)[0]), None, None
 
 
 _of_near.defvjp(_of_near_forward, _of_near_backward)
