@@ -103,9 +103,8 @@ def chunk_fn(
     Returns: `chunk(state, seen, neighbors, bath, plan) -> ((state, seen), neighbors, buffers, blocks done, fine)`; `seen` is
     potential energy, trace of the virial and, if anybody watches, warnings of each atom of the state.
     """
-    predict_fn = jax.jit(
-        predict_fn
-    )  # traced once, though jax-md asks for the shapes of forces before it asks for forces
+    # Traced once, though jax-md asks for the shapes of forces before it asks for forces.
+    predict_fn = jax.jit(predict_fn)
 
     def chunk(state: Any, seen: tuple[Array, ...], neighbors: Any, bath: Bath, plan: Plan):
         def evaluate(R, **kwargs):
