@@ -16,6 +16,7 @@ doi:10.1038/s41467-022-30999-w (diabatic networks); Y. Shu, D. G. Truhlar, J. Ch
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class Term(NamedTuple):
     factors: tuple[int, ...]
 
 
-class StateModel:
+class StateModel(ABC):
     """What both kinds of models share; the terms of the matrix are the subclass's."""
 
     descriptor: Descriptor
@@ -64,9 +65,9 @@ class StateModel:
         return self.descriptor.elements
 
     @property
+    @abstractmethod
     def terms(self) -> tuple[Term, ...]:
         """Terms of the matrix, in the order of the outputs of the networks."""
-        raise NotImplementedError
 
     @property
     def factors(self) -> tuple[OddFactor, ...]:
