@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import check_output_folder, read_frames, use_dtype
+from bpjax.cli.common import check_output_folder, read_frames, use_all_cores, use_dtype
 from bpjax.errors import BpjaxError
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class Options:
 
     timestep: Annotated[float, tyro.conf.arg(metavar="FS")] = 0.5
     """Time step in fs."""
+
+    integrator: Literal["velocity_verlet", "omelyan"] = "omelyan"
+    """Of the nuclei: of second order with one force in a step, of fourth order with four."""
+
+    energy_tolerance: Annotated[float | None, tyro.conf.arg(metavar="EV")] = None
+    """How far the total energy of a trajectory may go from its start, in eV; its steps are divided to keep it. 0 for steps of one
+    length. By default 1e-4, and 0 with --method landau_zener or --dtype float32."""
 
     trajectories: Annotated[int, tyro.conf.arg(metavar="N")] = 100
     """How many, where they are sampled."""
@@ -104,6 +111,8 @@ class Options:
         for name in ("steps", "trajectories", "log_interval", "substeps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.energy_tolerance is not None and self.energy_tolerance < 0:
+            raise ValueError(f"energy_tolerance {self.energy_tolerance}: must be at least 0")
         if self.save < 0:
             raise ValueError(f"save {self.save}: must be at least 0")
         if self.steps % self.log_interval:
@@ -114,6 +123,7 @@ def run(options: Options) -> None:
     """Runs the trajectories and writes what they say."""
     check_output_folder(options.output, options.overwrite or options.resume)
     use_dtype(options.dtype)
+    use_all_cores()
 
     from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.hopping_run import Hopping
@@ -161,9 +171,22 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
     from bpjax.excited.hopping_options import HoppingOptions
     from bpjax.excited.hopping_run import Hopping
 
-    names = ("method", "amplitudes", "substeps", "decoherence", "decoherence_hartree", "rescale", "frustrated")
+    tolerance = options.energy_tolerance
+    if tolerance is None:
+        tolerance = 0.0 if options.method == "landau_zener" or options.dtype == "float32" else 1e-4
+    names = (
+        "integrator",
+        "method",
+        "amplitudes",
+        "substeps",
+        "decoherence",
+        "decoherence_hartree",
+        "rescale",
+        "frustrated",
+    )
     settings = HoppingOptions(
         timestep_fs=options.timestep,
+        energy_tolerance_ev=tolerance,
         region=None if model.edge is None else (-model.edge, model.edge),
         units=model.units,
         **{name: getattr(options, name) for name in names},

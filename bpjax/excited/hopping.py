@@ -1,9 +1,13 @@
 r"""Surface hopping: the state of trajectories and one step of them, pure functions for `jit`, `vmap` and `scan`.
 
-Nuclei move by velocity Verlet on the active state, :math:`F = -\langle k | \nabla H | k \rangle`. Amplitudes are kept in
+Nuclei move on the active state, :math:`F = -\langle k | \nabla H | k \rangle`. Amplitudes are kept in
 the diabatic basis, :math:`C = U c`: what a step needs of the adiabatic states it makes anew, so that their phases are
 forgotten and nothing can depend on them. Nothing raises in here: a trajectory that cannot go on gets a mark
 (`hopping_options.NOT_FINITE`, `NO_DIRECTION`) and stays where it was; `hopping_run` raises.
+
+With an energy tolerance every trajectory has a clock of its own: its step is divided into :math:`2^\text{level}` parts, one of
+which `attempt` tries. A part that changes the total energy too much is taken back and tried with half the length. At a cone,
+where the force of a state turns within a length that nothing but the distance of the passage sets, no fixed step is short enough.
 """
 
 from collections.abc import Callable
@@ -26,6 +30,17 @@ from bpjax.excited.hopping_amplitudes import (
 )
 from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
+from bpjax.excited.integrators import SCHEMES
+from bpjax.units import HARTREE
+
+HALVINGS = 12
+"""Of a step, at most; what is left of an error then is accepted."""
+
+PARTS = 2**HALVINGS
+"""Shortest parts of a step."""
+
+SHARE = 0.05
+"""Part of the energy tolerance by which a single part of a step may change the total energy."""
 
 
 class HopLog(NamedTuple):
@@ -57,8 +72,10 @@ class HoppingState(NamedTuple):
       force: on the nuclei.
       C: amplitudes in the diabatic basis.
       active: state whose force acts.
-      key: random numbers; they depend on it and the number of the step alone.
+      key: random numbers; they depend on it and on the time alone.
       step: number of steps done.
+      part: how much of the next one is done, in units of 1/`PARTS`.
+      level: halvings of the step, with an energy tolerance.
       outcome: 0, or -1 and 1 for a trajectory that left the region at its lower or upper end.
       mark: 0, or why the trajectory cannot go on.
       energy: total energy at the start.  drift: largest deviation from it so far.
@@ -75,6 +92,8 @@ class HoppingState(NamedTuple):
     active: Int[Array, "*T"]
     key: UInt32[Array, "*T 2"]
     step: Int[Array, "*T"]
+    part: Int[Array, "*T"]
+    level: Int[Array, "*T"]
     outcome: Int[Array, "*T"]
     mark: Int[Array, "*T"]
     energy: Float[Array, "*T"]
@@ -149,54 +168,94 @@ def potential_energy(state: HoppingState, options: HoppingOptions) -> Float[Arra
 # ------------------------------------------------------------------------------------------------ the step
 
 
-def move(model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState) -> Attempt:
-    """Everything of a step up to the choice of a hop, for one trajectory."""
-    dt, phase = options.dt, options.dt / options.unit_values.hbar
-    R = s.R + dt * s.v + 0.5 * dt**2 * s.force / masses
-    at = frame(model, R)
-    T = s.U.conj().T @ at.U
-    c, k = s.U.conj().T @ s.C, s.active
-    new = s._replace(R=R, E=at.E, U=at.U, earlier=s.E)
-    if options.method == "ehrenfest":
-        C = at.U @ local_diabatisation(s.E, at.E, T, c, k, k, phase).c
-        force = -mean_gradient(at, C)
-        return Attempt(new._replace(v=s.v + 0.5 * dt * (s.force + force) / masses, force=force, C=C), k)
-    now = k
-    if options.follows_character:  # with couplings pairs that swap, so that all states keep an order
-        by_pairs = options.amplitudes == "coupling"
-        now = (swapped_order(s.U, at.U)[k] if by_pairs else jnp.argmax(jnp.abs(T[k]))).astype(k.dtype)
-    force = -state_gradient(at, now)
-    v = s.v + 0.5 * dt * (s.force + force) / masses
+class Moved(NamedTuple):
+    """Nuclei after a step, with the frame there; the state that has the character of the active one, amplitudes (Ehrenfest's)."""
+
+    R: Float[Array, "*R"]
+    v: Float[Array, "*R"]
+    force: Float[Array, "*R"]
+    E: Float[Array, " S"]
+    U: Inexact[Array, "S S"]
+    now: Int[Array, ""]
+    C: Complex[Array, " S"]
+
+
+def move_nuclei(
+    model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState, h: Float[Array, ""]
+) -> Moved:
+    """The nuclei a time h on, by the kicks and drifts of the integrator; for one trajectory."""
+    scheme = SCHEMES[options.integrator]
+
+    def stage(m: Moved, ab):
+        a, b = ab
+        R = m.R + a * h * m.v
+        at = frame(model, R)
+        now, C = m.now, m.C
+        if options.method == "ehrenfest":
+            phase, T = a * h / options.unit_values.hbar, m.U.conj().T @ at.U
+            C = at.U @ local_diabatisation(m.E, at.E, T, m.U.conj().T @ C, now, now, phase).c
+            force = -mean_gradient(at, C)
+        else:
+            if options.follows_character:
+                now = _followed(options, m.U, at.U, now)
+            force = -state_gradient(at, now)
+        return Moved(R, m.v + b * h * force / masses, force, at.E, at.U, now, C), None
+
+    m = Moved(s.R, s.v + scheme.kicks[0] * h * s.force / masses, s.force, s.E, s.U, s.active, s.C)
+    stages = tuple(zip(scheme.drifts, scheme.kicks[1:], strict=True))
+    if len(stages) == 1:
+        return stage(m, stages[0])[0]
+    return jax.lax.scan(stage, m, jnp.asarray(stages, s.R.dtype))[0]  # compiled once for all stages
+
+
+def _followed(options: HoppingOptions, U0, U1, k):
+    """The state after that has the character of k before; with couplings pairs that swap, so that all states keep an order."""
     if options.amplitudes == "coupling":
-        electronic = _by_coupling(model, options, s, R, v, at, T, c)
+        return swapped_order(U0, U1)[k].astype(k.dtype)
+    return jnp.argmax(jnp.abs(U0.conj().T @ U1)[k]).astype(k.dtype)
+
+
+def move(
+    model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState, h: Float[Array, ""]
+) -> Attempt:
+    """Everything of a step of length h up to the choice of a hop, for one trajectory."""
+    m = move_nuclei(model, masses, options, s, h)
+    new = s._replace(R=m.R, v=m.v, force=m.force, E=m.E, U=m.U, earlier=s.E)
+    if options.method == "ehrenfest":
+        return Attempt(new._replace(C=m.C), s.active)
+    T = s.U.conj().T @ m.U
+    c, k, now = s.U.conj().T @ s.C, s.active, m.now
+    if options.amplitudes == "coupling":
+        electronic = _by_coupling(model, options, s, m, h, T, c)
     else:
-        electronic = local_diabatisation(s.E, at.E, T, c, k, now, phase)
-    new = new._replace(v=v, force=force, C=at.U @ electronic.c, active=now)
+        electronic = local_diabatisation(s.E, m.E, T, c, k, now, h / options.unit_values.hbar)
+    new = new._replace(C=m.U @ electronic.c, active=now)
     if not options.hops:
         return Attempt(new, now)
-    random = _uniform(s)
+    random = _uniform(options, s)
     if options.method == "landau_zener":
-        P = landau_zener_probability(s.earlier, s.E, at.E, k, dt, options.unit_values.hbar)
+        P = landau_zener_probability(s.earlier, s.E, m.E, k, options.dt, options.unit_values.hbar)
         P = jnp.where(s.step > 0, P, 0.0)  # the first step knows two gaps only
         target = chosen(P, k, random)
     else:
         target = chosen(electronic.probability, now, random)
-    return Attempt(new, jnp.where(_running(s), target, now).astype(k.dtype))
+    return Attempt(new, jnp.where(running(s), target, now).astype(k.dtype))
 
 
-def _running(s: HoppingState):
+def running(s: HoppingState) -> Bool[Array, "*T"]:
+    """Whether a trajectory goes on."""
     return (s.mark == 0) & (s.outcome == 0)
 
 
-def _by_coupling(model, options, s, R, v, at: Frame, T, c) -> ElectronicStep:
+def _by_coupling(model, options, s, m: Moved, h, T, c) -> ElectronicStep:
     """Tully's amplitudes: the couplings of both ends of the step with the phases and the order of its beginning."""
-    order = swapped_order(s.U, at.U) if options.follows_character else jnp.arange(T.shape[0])
+    order = swapped_order(s.U, m.U) if options.follows_character else jnp.arange(T.shape[0])
     sign = jnp.where(jnp.diagonal(T[:, order]) < 0, -1.0, 1.0).astype(T.dtype)
-    U1, E1 = at.U[:, order] * sign, at.E[order]
+    U1, E1 = m.U[:, order] * sign, m.E[order]
     sigma0 = time_couplings(model, s.R, s.v, s.E, s.U)
-    sigma1 = time_couplings(model, R, v, E1, U1)
-    phase = options.dt / options.unit_values.hbar
-    step = by_coupling(s.E, E1, sigma0, sigma1, c, s.active, phase, options.dt, options.substeps)
+    sigma1 = time_couplings(model, m.R, m.v, E1, U1)
+    phase = h / options.unit_values.hbar
+    step = by_coupling(s.E, E1, sigma0, sigma1, c, s.active, phase, h, options.substeps)
     back = jnp.argsort(order)  # to the order by energy after the step
     return ElectronicStep((step.c * sign)[back], step.probability[back])
 
@@ -253,14 +312,21 @@ def _logged(log: HopLog, tried, step, source, target, gap, accepted) -> HopLog:
     )
 
 
-def finish(masses: Float[Array, "*R"], options: HoppingOptions, old: HoppingState, s: HoppingState) -> HoppingState:
-    """Thermostat, decoherence, marks, ends; trajectories that had stopped stay as they were. For one trajectory."""
+def finish(
+    masses: Float[Array, "*R"],
+    options: HoppingOptions,
+    old: HoppingState,
+    s: HoppingState,
+    h: Float[Array, ""],
+    until: Int[Array, ""],
+) -> HoppingState:
+    """Thermostat, decoherence, marks, ends; for one trajectory. If it had stopped, or is at `until`, it stays as it was."""
     units = options.unit_values
     v = s.v
     if options.friction_per_fs:
         # The Ornstein-Uhlenbeck part of Langevin dynamics, exact for the whole step.
         keep = jnp.exp(jnp.asarray(-options.friction_per_fs * options.timestep_fs, v.dtype))
-        noise = jax.random.normal(_step_key(s), v.shape, v.dtype)
+        noise = jax.random.normal(_step_key(options, s), v.shape, v.dtype)
         v = keep * v + jnp.sqrt((1 - keep**2) * units.boltzmann * options.temperature / masses) * noise
     kinetic, C = kinetic_energy(v, masses), s.C
     if options.decoherence == "energy" and options.hops:
@@ -269,23 +335,46 @@ def finish(masses: Float[Array, "*R"], options: HoppingOptions, old: HoppingStat
             s.E,
             s.active,
             kinetic,
-            options.dt / units.hbar,
+            h / units.hbar,
             options.decoherence_hartree * units.hartree,
         )
         C = s.U @ c
-    new = s._replace(v=v, C=C, step=s.step + 1)
+    new = s._replace(v=v, C=C)
     total = kinetic + potential_energy(new, options)
     drift = jnp.maximum(new.drift, jnp.abs(total - new.energy))
     new = new._replace(drift=drift, outcome=_outcome(options, new))
     fine = jnp.isfinite(total)
     for values in (new.R, new.v, new.force, new.E, jnp.abs(new.C)):
         fine = fine & jnp.all(jnp.isfinite(values))
-    running = _running(old)
-    mark = jnp.where(running & ~fine, NOT_FINITE, jnp.where(running, s.mark, old.mark)).astype(old.mark.dtype)
-    go = running & fine & (mark == 0)
+    goes = running(old) & (old.step < until)
+    part, level, good = _clock(masses, options, old, total)
+    fine = fine | ~good  # a part that is taken back may have gone anywhere
+    new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
+    mark = jnp.where(good, jnp.where(fine, s.mark, NOT_FINITE), old.mark)
+    mark = jnp.where(goes, mark, old.mark).astype(old.mark.dtype)
+    go = goes & good & (mark == 0)
     # The log has entries of running trajectories only, and is too long to be copied at every step.
     kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new._replace(log=None), old._replace(log=None))
-    return kept._replace(mark=mark, log=s.log)
+    log = s.log._replace(count=jnp.where(goes & ~good, old.log.count, s.log.count))
+    return kept._replace(mark=mark, level=jnp.where(goes, level, old.level), log=log)
+
+
+def _clock(masses, options: HoppingOptions, old: HoppingState, total):
+    """Part of the step done after this one, halvings of the next attempt, and whether this one stands."""
+    size = PARTS >> old.level
+    if not options.energy_tolerance_ev:
+        return old.part + size, old.level, jnp.ones((), bool)
+    allowed = options.energy_tolerance_ev / HARTREE * options.unit_values.hartree
+    before = kinetic_energy(old.v, masses) + potential_energy(old, options)
+    change = jnp.abs(total - before)
+    rounding = 64 * jnp.finfo(total.dtype).eps * (jnp.abs(total) + jnp.abs(before))
+    good = (change <= jnp.maximum(SHARE * allowed, rounding)) | (jnp.abs(total - old.energy) <= 0.5 * allowed)
+    good = good | (old.level >= HALVINGS)
+    # An error of fifth order, that of a fourth-order step, grows by 32 when the step is doubled.
+    part = old.part + size
+    wider = (change < SHARE * allowed / 32) & (part % (2 * size) == 0) & (old.level > 0)
+    level = jnp.where(good, old.level - wider.astype(old.level.dtype), old.level + 1)
+    return part, level, good
 
 
 def _outcome(options: HoppingOptions, s: HoppingState):
@@ -297,24 +386,31 @@ def _outcome(options: HoppingOptions, s: HoppingState):
     return left.astype(s.outcome.dtype)
 
 
-def _step_key(s: HoppingState):
-    return jax.random.fold_in(jax.random.wrap_key_data(s.key, impl="threefry2x32"), s.step)
+def _step_key(options: HoppingOptions, s: HoppingState):
+    key = jax.random.fold_in(jax.random.wrap_key_data(s.key, impl="threefry2x32"), s.step)
+    return jax.random.fold_in(key, s.part) if options.energy_tolerance_ev else key
 
 
-def _uniform(s: HoppingState):
-    """A random number in [0, 1) that belongs to the trajectory and the step: the 64 bits of the step's key themselves.
+def _uniform(options: HoppingOptions, s: HoppingState):
+    """A random number in [0, 1) that belongs to the trajectory and the time: the 64 bits of the step's key themselves.
 
     Another hash, as in `jax.random.uniform`, would take as long as all the rest of a step of a small model.
     """
-    high, low = jax.random.key_data(_step_key(s)).astype(s.R.dtype)
+    high, low = jax.random.key_data(_step_key(options, s)).astype(s.R.dtype)
     return (high + low * 2.0**-32) * 2.0**-32
 
 
-def step(model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState) -> HoppingState:
-    """One step of a block of trajectories, leading axis T. The second gradient of a hop is computed only if one is tried."""
-    moved = jax.vmap(lambda s: move(model, masses, options, s))(s)
+def attempt(
+    model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState, until: Int[Array, " T"]
+) -> HoppingState:
+    """One step, or with an energy tolerance one part of a step, of a block of trajectories with leading axis T.
+
+    The second gradient of a hop is computed only if one is tried. Trajectories that have done `until` steps stay as they are.
+    """
+    h = options.dt / jnp.asarray(2, s.R.dtype) ** s.level
+    moved = jax.vmap(lambda s, h: move(model, masses, options, s, h))(s, h)
     after = moved.state
     if options.hops:
         carry_out = jax.vmap(lambda a: hop(model, masses, options, a))
         after = jax.lax.cond(jnp.any(moved.target != after.active), carry_out, lambda a: a.state, moved)
-    return jax.vmap(lambda old, new: finish(masses, options, old, new))(s, after)
+    return jax.vmap(lambda *a: finish(masses, options, *a))(s, after, h, until)

@@ -12,6 +12,9 @@ from jaxtyping import Array, Complex, Float, Inexact, Int
 
 from bpjax.excited.gap_couplings import belyaev_lebedev
 
+Scalar = float | Float[Array, ""]
+"""A number that may be of one trajectory alone."""
+
 SWAPPED = 0.5
 """Squared overlap above which, for both, two states have swapped their characters."""
 
@@ -47,7 +50,7 @@ def local_diabatisation(
     c: Complex[Array, " S"],
     k: Int[Array, ""],
     now: Int[Array, ""],
-    phase: float,
+    phase: Scalar,
 ) -> ElectronicStep:
     r"""A step in the diabatic basis that agrees with the adiabatic states before it.
 
@@ -90,8 +93,8 @@ def by_coupling(
     sigma1: Float[Array, "S S"],
     c: Complex[Array, " S"],
     k: Int[Array, ""],
-    phase: float,
-    dt: float,
+    phase: Scalar,
+    dt: Scalar,
     substeps: int,
 ) -> ElectronicStep:
     r"""A step with energies and :math:`\sigma = v \cdot d` interpolated linearly over substeps; Tully's probabilities.
@@ -175,7 +178,7 @@ def decohered(
     E: Float[Array, " S"],
     k: Int[Array, ""],
     kinetic: Float[Array, ""],
-    phase: float,
+    phase: Scalar,
     constant: float,
 ) -> Complex[Array, " S"]:
     r"""Amplitudes of the other states damped, that of the active one enlarged to keep the norm.

@@ -24,7 +24,7 @@ from bpjax.spec import from_spec, to_spec
 
 _Path = str | os.PathLike[str]
 
-VERSION = 1
+VERSION = 2
 """Of the restart file."""
 
 

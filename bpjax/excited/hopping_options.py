@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from bpjax.excited.integrators import Integrator
 from bpjax.spec import check
 from bpjax.units import ELECTRONIC, ElectronicUnits
 
@@ -26,6 +27,9 @@ class HoppingOptions:
 
     Attributes:
       timestep_fs: of the nuclei, in fs.
+      integrator: of the nuclei, "velocity_verlet" or "omelyan", see `bpjax.excited.integrators`.
+      energy_tolerance_ev: how far the total energy may go from that at the start, in eV: steps that change it more are divided,
+        for each trajectory by itself, into up to 4096 parts. A passage of a cone needs it. 0: all steps are of one length.
       method: "fewest_switches" (Tully), "landau_zener" (from gaps alone, after Belyaev and Lebedev), "ehrenfest" (the mean
         force of the amplitudes, no hops), "born_oppenheimer" (one surface, no hops; the amplitudes still move).
       amplitudes: "local_diabatisation", from the overlaps of the states before and after each step, with the hopping
@@ -52,6 +56,8 @@ class HoppingOptions:
     """
 
     timestep_fs: float = 0.5
+    integrator: str = "velocity_verlet"
+    energy_tolerance_ev: float = 0.0
     method: str = "fewest_switches"
     amplitudes: str = "local_diabatisation"
     substeps: int = 20
@@ -69,7 +75,7 @@ class HoppingOptions:
     def __post_init__(self):
         for name, kind in (
             *(("method", Method), ("amplitudes", Amplitudes), ("decoherence", Decoherence)),
-            *(("rescale", Rescale), ("frustrated", Frustrated)),
+            *(("rescale", Rescale), ("frustrated", Frustrated), ("integrator", Integrator)),
         ):
             allowed = get_args(kind)
             check(
@@ -79,7 +85,7 @@ class HoppingOptions:
         for name in ("timestep_fs", "decoherence_hartree"):
             value = getattr(self, name)
             check(math.isfinite(value) and bool(value > 0), f"hopping {name}", value, "must be positive and finite")
-        for name in ("temperature", "friction_per_fs"):
+        for name in ("temperature", "friction_per_fs", "energy_tolerance_ev"):
             value = getattr(self, name)
             check(math.isfinite(value) and bool(value >= 0), f"hopping {name}", value, "must be finite and at least 0")
         for name in ("substeps", "hop_capacity"):
@@ -92,6 +98,12 @@ class HoppingOptions:
             self.temperature,
             "needs friction_per_fs: a thermostat without friction does nothing",
         )
+        tolerance = self.energy_tolerance_ev
+        for wrong, words in (
+            (self.friction_per_fs > 0, "must be 0 with friction_per_fs: a thermostat changes the energy"),
+            (self.method == "landau_zener", "must be 0 with landau_zener, which takes gaps at equal intervals"),
+        ):
+            check(not (tolerance and wrong), "hopping energy_tolerance_ev", tolerance, words)
         check(
             not (self.tracking and self.method == "landau_zener"),
             "hopping tracking",

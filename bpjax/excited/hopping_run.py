@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from bpjax.errors import ConfigError, DivergedError
 from bpjax.excited import populations as averages
@@ -25,11 +26,12 @@ from bpjax.excited.adiabatic import Diabatic, require_real
 from bpjax.excited.hopping import (
     HopLog,
     HoppingState,
+    attempt,
     frame,
     mean_gradient,
     potential_energy,
+    running,
     state_gradient,
-    step,
 )
 from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
@@ -113,7 +115,9 @@ class Hopping:
       model: diabatic model, a function from coordinates, in the units of the options, to a matrix (S, S).
       masses: of the coordinates, an array that broadcasts to them: (D,), or (N, 1) for atoms.
       options: see `HoppingOptions`.
-      block: trajectories worked on at a time; None chooses: `BLOCK` on a processor, all on an accelerator.
+      block: trajectories worked on at a time; None chooses: `BLOCK` on a processor, all of its share on an accelerator.
+
+    Trajectories are shared among all devices of the process, in blocks.
 
     Raises:
       ConfigError: masses that are not positive.
@@ -198,9 +202,7 @@ class Hopping:
         zero = jnp.zeros((), jnp.int32)
         slots = jnp.zeros(self.options.hop_capacity, jnp.int32)
         log = HopLog(zero, slots, slots, slots, jnp.zeros(slots.shape, R.dtype), slots > 0)
-        s = HoppingState(
-            R, v, at.E, at.U, at.E, force, C, k, key, zero, zero, zero, at.E[0], jnp.zeros((), R.dtype), log
-        )
+        s = HoppingState(R, v, at.E, at.U, at.E, force, C, k, key, *[zero] * 5, at.E[0], jnp.zeros((), R.dtype), log)
         total = kinetic_energy(v, self._masses(R)) + potential_energy(s, self.options)
         return s._replace(energy=total)
 
@@ -276,26 +278,31 @@ class Hopping:
             before = before._replace(log=_longer(before.log, 2 ** int(np.ceil(np.log2(most)))))
 
     def _advanced(self, state: HoppingState, records: int, interval: int, keep: bool):
-        T = len(state.step)
-        block = self.block or (BLOCK if jax.default_backend() == "cpu" else T)
+        T, devices = len(state.step), jax.local_devices()
+        block = self.block or (BLOCK if jax.default_backend() == "cpu" else -(-T // len(devices)))
         block = min(block, T)
-        blocks = -(-T // block)
-        # The last block is filled up with copies of the last trajectory, which are thrown away.
+        devices = devices[: -(-T // block)]
+        blocks = -(-T // (block * len(devices))) * len(devices)
+        # The last blocks are filled up with copies of the last trajectory, which are thrown away.
         index = jnp.minimum(jnp.arange(blocks * block), T - 1).reshape(blocks, block)
         masses = self._masses(state.R[0])
 
-        def one_step(_, s):
-            go = jnp.any((s.mark == 0) & (s.outcome == 0))
-            return jax.lax.cond(go, lambda s: step(self.model, masses, self.options, s), lambda s: s, s)
-
         def one_record(s, _):
-            s = jax.lax.fori_loop(0, interval, one_step, s)
+            until = s.step + interval
+            s = jax.lax.while_loop(
+                lambda s: jnp.any(running(s) & (s.step < until)),
+                lambda s: attempt(self.model, masses, self.options, s, until),
+                s,
+            )
             return s, self._record(s, keep)
 
-        def one_block(rows):
-            return jax.lax.scan(one_record, jax.tree.map(lambda x: x[rows], state), None, length=records)
+        def some_blocks(state):
+            return jax.lax.map(lambda s: jax.lax.scan(one_record, s, None, length=records), state)
 
-        final, found = jax.lax.map(one_block, index)
+        if len(devices) > 1:  # trajectories do not know of each other: every device takes its share of the blocks
+            shares, mesh = PartitionSpec("trajectories"), Mesh(np.array(devices), ("trajectories",))
+            some_blocks = jax.shard_map(some_blocks, mesh=mesh, in_specs=shares, out_specs=shares, check_vma=False)
+        final, found = some_blocks(jax.tree.map(lambda x: x[index], state))
         final = jax.tree.map(lambda x: x.reshape(blocks * block, *x.shape[2:])[:T], final)
 
         def by_time(x):  # (blocks, records, block, ...) to (records, T, ...)

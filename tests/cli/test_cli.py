@@ -223,6 +223,7 @@ def test_evaluate(folder, tmp_path, capsys):
     assert run(*arguments) == 0  # without a file
 
 
+@pytest.mark.slow
 def test_fresh_process_gives_bitwise_the_same_numbers(folder, tmp_path):
     arguments = ("predict", folder / "m.bpjax", folder / "in.extxyz", "-o")
     assert run(*arguments, tmp_path / "here.extxyz") == 0

@@ -211,6 +211,7 @@ def test_moments_equal_pairs(lam, strict_promotion):
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, -2.0, 8.0)])
+@pytest.mark.slow
 def test_g5_through_moments_and_pairs_in_the_descriptor(weights, strict_promotion):
     g5 = tuple(Angular(eta, float(zeta), lam, 0.5) for eta in (0.02, 0.3) for zeta in (1, 2, 8) for lam in (1.0, -1.0))
     one, other = (ACSF(("H", "O", "C"), 5.0, g5=g5, weights=weights, wide=wide) for wide in ("moments", "pairs"))

@@ -167,6 +167,7 @@ def _with_product(descriptor, system, neighbors, cotangent):
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_torchani(shared):
     files = sorted((shared / "reference" / "torchani").glob("aev_*.npz"))
     assert len(files) >= 10 and any("pbc" in file.name for file in files)

@@ -148,6 +148,7 @@ def test_formulas(name):
         np.testing.assert_array_equal(found[len(functions) :], 0.0)
 
 
+@pytest.mark.slow
 def test_equal_to_acsf():
     # Two independent ways to evaluate the same functions.
     angular = [(0.05, 1.0, 1.0, 0.0), (0.05, 4.0, -1.0, 0.3), (0.2, 2.5, 1.0, 0.0)]
@@ -168,6 +169,7 @@ def test_equal_to_acsf():
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_order_of_functions_is_the_order_of_features():
     functions = SETS["exponential"].functions[0]
     order = np.random.default_rng(0).permutation(len(functions))

@@ -93,6 +93,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.slow
 def test_equal_to_the_plain_form(name):
     """To the rounding of double precision: 1e-12 of the largest value, as sums of 10^3 terms of either sign give."""
     model = Potential(SETS[name], MLP((6,)))

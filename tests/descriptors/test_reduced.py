@@ -86,6 +86,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.slow
 def test_chosen_features_are_those_of_the_whole(name, strict_promotion):
     whole, centres = WHOLE[name], range(len(WHOLE[name].elements))
     R, species, mask = environment(whole, 1, farthest=1.2)  # some beyond the cutoff
@@ -121,6 +122,7 @@ def flops(descriptor, elements, slots=30):
     return jax.jit(gradient).lower(jnp.ones((slots, 3))).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_a_part_is_a_part_of_the_work():
     """Energies and forces from a tenth of the features; all that is left are distances, angles and their exponentials."""
     pool = ImbalzanoACSF(5.0, intervals=4, angular_intervals=4).build(("Si", "O"))

@@ -128,6 +128,7 @@ def overlap_kernel(R, Q, sigma):
     return jnp.mean(values, axis=(0, 2)) @ weight / 2
 
 
+@pytest.mark.slow
 def test_scalar_product_is_the_overlap_of_densities():
     """With many functions p . p' becomes the integral of the squared overlap over all rotations (Bartok 2013, eq. 36)."""
     sigma, radius = 0.6, 6.0
@@ -157,6 +158,7 @@ def test_coefficients_are_projections_on_spherical_harmonics():
 
 
 @pytest.mark.parametrize("l_max", [pytest.param(6, marks=pytest.mark.slow), 12])
+@pytest.mark.slow
 def test_rotation_up_to_high_degrees(l_max):
     """Relative to the largest feature of its degree, so that small features of high degree count."""
     options = SOAP(TWO, 5.0, 4, l_max, 0.4)
@@ -170,6 +172,7 @@ def test_rotation_up_to_high_degrees(l_max):
         np.testing.assert_allclose(turned[of_degree], plain[of_degree], rtol=0, atol=1e-10 * scale)
 
 
+@pytest.mark.slow
 def test_flat_and_straight_environments_are_finite():
     options = SOAP(("Si",), 4.0, 2, 3, 0.5)
     env = jnp.zeros(7, jnp.int32), jnp.ones(7, bool), 0
@@ -179,6 +182,7 @@ def test_flat_and_straight_environments_are_finite():
         assert np.isfinite(second(jnp.asarray(R))).all()
 
 
+@pytest.mark.slow
 def test_elements_do_not_mix_in_crossover_and_only_sum_in_mu2():
     R, species, mask = environment(EXAMPLES["own"])
     swapped = 1 - species
@@ -188,6 +192,7 @@ def test_elements_do_not_mix_in_crossover_and_only_sum_in_mu2():
         assert np.allclose(p, q, rtol=1e-12) == same
 
 
+@pytest.mark.slow
 def test_alchemical_mixture_of_one_for_each_element_is_no_mixture():
     R, species, mask = environment(EXAMPLES["own"])
     plain = SOAP(TWO, 4.0, 2, 2, 0.5)
@@ -233,6 +238,7 @@ def test_sizes_and_labels(convention, channels):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.slow
 def test_chosen_features_are_those_of_all(convention):
     options = SOAP(TWO, 4.0, 3, 4, 0.5, convention, channels="mu1nu1" if convention == "dscribe" else "full")
     R, species, mask = environment(options)

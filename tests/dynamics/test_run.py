@@ -93,6 +93,7 @@ def test_standard_form_round_trip():
     np.testing.assert_allclose(c.rotated(atoms.cell.array), c.cell, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_overflow_gives_the_same_trajectory_bit_by_bit():
     """The first chunk overflows; it is repeated with a list rebuilt at the same steps as a large one."""
     common = {"steps": 40, "temperature": 600.0, "seed": 5, "chunk_steps": 40, "skin": 0.3, "timestep_fs": 2.0}
@@ -139,6 +140,7 @@ def test_overflow_in_the_middle_gives_the_same_trajectory_to_rounding():
     np.testing.assert_allclose(grown.atoms.positions, large.atoms.positions, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_files_records_and_observers(tmp_path):
     trajectory, log = tmp_path / "run.extxyz", tmp_path / "run.jsonl"
     g = PairCorrelation(6.0, 60)
@@ -179,6 +181,7 @@ def test_existing_output_is_kept(tmp_path):
         run_md(MODEL, P, crystal(1), steps=1, trajectory=old, log=old, overwrite=True)
 
 
+@pytest.mark.slow
 def test_explosion_stops_with_the_last_good_frame(tmp_path):
     trajectory, log = tmp_path / "run.extxyz", tmp_path / "run.jsonl"
     with pytest.raises(MDDivergedError, match=r"step \d+: .*last good frame is of step") as caught:
@@ -267,6 +270,7 @@ def test_guard():
 
 
 @pytest.mark.parametrize("ensemble", ["nvt", "npt"])
+@pytest.mark.slow
 def test_conserved_quantity(ensemble):
     result = run_md(
         MODEL, params(), crystal(2), ensemble=ensemble, temperature=300.0, steps=300, timestep_fs=1.0, seed=2,

@@ -46,3 +46,25 @@ def central(f, R, h=1e-5):
         step[index] = h
         columns.append((np.asarray(f(jnp.asarray(R + step))) - np.asarray(f(jnp.asarray(R - step)))) / (2 * h))
     return np.stack(columns, axis=-1).reshape(*columns[0].shape, *R.shape)
+
+
+MASSES = np.array([2000.0, 3000.0, 4000.0, 6000.0])
+"""Of the four coordinates of `molecule_like`, in electron masses."""
+
+
+def molecule_like(states=3, coordinates=4, imaginary=False, seed=7):
+    """A bound random model of moderate couplings, in hartree; states a few hundredths apart."""
+    soft = random_model(seed, states, coordinates, imaginary)
+    ladder = jnp.diag(0.012 * jnp.arange(states))
+
+    def model(R):
+        H = 0.01 * soft(0.5 * R) + ladder + 0.02 * jnp.sum(R * R) * jnp.eye(states)
+        return H
+
+    return model
+
+
+def ensemble(number, coordinates=4, seed=0, speed=3e-3):
+    """Coordinates and velocities of trajectories of `molecule_like`."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(scale=0.7, size=(number, coordinates)), rng.normal(scale=speed, size=(number, coordinates))

@@ -238,6 +238,7 @@ def test_gap_formulas_are_exact_for_straight_lines():
     assert float(belyaev_lebedev(gap(jnp.zeros(())), v**2 * curvature)) == pytest.approx(exact, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_dyad_from_the_hessian_of_the_gap():
     model = JahnTeller(coupling=0.7)
     R = jnp.asarray([0.4, -0.3])

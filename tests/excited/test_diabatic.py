@@ -79,6 +79,7 @@ def test_gradients_agree_with_finite_differences():
     np.testing.assert_allclose(np.cross(R, M).sum(axis=2), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_offsets_are_on_the_diagonal():
     own, params = model("odd"), parameters(model("odd"))
     shifted = replace(own, offsets=(0.5, 1.0, -2.0), zero=-100.0)
@@ -113,6 +114,7 @@ def test_odd_coupling_gives_the_phase_of_a_symmetric_intersection(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_invariants_alone_retrace_the_loop(seed):
     """Whatever the parameters: mirror images have one matrix, and the phase is zero. Two states that would cross, and three."""
     for own, params in (cone(seed), (model("invariant"), parameters(model("invariant"), seed))):
@@ -123,6 +125,7 @@ def test_invariants_alone_retrace_the_loop(seed):
         np.testing.assert_allclose(berry_phases(states(own, params, loop).states), 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_dipoles_move_with_the_charge_and_turn_with_the_molecule():
     own = model("odd", dipoles=True, charge=1.0)
     params, R = parameters(own), shaken(4)[0]
@@ -139,6 +142,7 @@ def test_dipoles_move_with_the_charge_and_turn_with_the_molecule():
     np.testing.assert_allclose(dipoles(-R), -D[:, None, None] * mu * D[None, :, None], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_planar_molecule_has_an_out_of_plane_transition_dipole():
     """Where its coupling is zero by symmetry: gradients of the factor give what charges cannot."""
     own = model("odd", dipoles=True)

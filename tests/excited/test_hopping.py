@@ -18,7 +18,7 @@ from bpjax.excited.hopping_run import Hopping, run_hopping
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
 from bpjax.excited.models import LandauZener, TullyDual, TullyExtended, TullySimple
 from bpjax.units import ATOMIC_TIME_FS, HARTREE
-from tests.excited.cases import random_model
+from tests.excited.cases import MASSES, ensemble, molecule_like, random_model
 
 TULLY = {"sac": (TullySimple(), 10.0), "dac": (TullyDual(), 10.0), "ecr": (TullyExtended(), 12.0)}
 PLAIN = HoppingOptions(decoherence="none")
@@ -81,6 +81,7 @@ def test_tully_tables(table, name, momenta, dt, amplitudes):
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_reversed_frustrated_hops_reflect_more(shared):
     """PHYSICS.md, pitfall 8: reversing the momentum moves the reflection of the first model at k = 8 from .074 to .123."""
     shares, _ = scattered("sac", (8,), 1500, 4.0, frustrated="reverse")
@@ -101,6 +102,7 @@ def test_landau_zener_amplitudes(amplitudes, V, rate):
     assert abs(run.records.adiabatic[-1, 0, 1] - exact) < 1e-4
 
 
+@pytest.mark.slow
 def test_landau_zener_hops_from_gaps():
     """Belyaev and Lebedev's probability is exact for straight lines: shares within three binomial errors, one attempt at most."""
     V, rate, T, number = 0.01, 1e-3, 300.0, 2000
@@ -166,48 +168,7 @@ def test_internal_velocity_has_no_momenta():
 # --------------------------------------------------------------------------------------- laws and symmetries
 
 
-def molecule_like(states=3, coordinates=4, imaginary=False, seed=7):
-    """A bound random model of moderate couplings, in hartree; states a few hundredths apart."""
-    soft = random_model(seed, states, coordinates, imaginary)
-    ladder = jnp.diag(0.012 * jnp.arange(states))
-
-    def model(R):
-        H = 0.01 * soft(0.5 * R) + ladder + 0.02 * jnp.sum(R * R) * jnp.eye(states)
-        return H
-
-    return model
-
-
-def ensemble(number, coordinates=4, seed=0, speed=3e-3):
-    rng = np.random.default_rng(seed)
-    return rng.normal(scale=0.7, size=(number, coordinates)), rng.normal(scale=speed, size=(number, coordinates))
-
-
-MASSES = np.array([2000.0, 3000.0, 4000.0, 6000.0])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        HoppingOptions(timestep_fs=0.02),
-        HoppingOptions(timestep_fs=0.02, rescale="gradients", frustrated="gradient"),
-        HoppingOptions(timestep_fs=0.02, rescale="isotropic", frustrated="reverse", method="landau_zener"),
-        HoppingOptions(timestep_fs=0.02, amplitudes="coupling", substeps=5, rescale="velocity", frustrated="reverse"),
-    ],
-    ids=["coupling", "gradients", "landau_zener", "velocity"],
-)
-def test_energy_is_conserved_through_hops(options):
-    run = run_hopping(molecule_like(), *ensemble(64), MASSES, 2, 1500, options, interval=1500, seed=4)
-    assert run.hops["accepted"].sum() > 20
-    # Hops cost nothing; what is left is Verlet's, and worst for the few that pass a cone within a step of its tip.
-    assert np.quantile(run.drift, 0.95) * HARTREE < 1e-4
-    assert run.drift.max() * HARTREE < 2e-3
-    total = run.records.potential + run.records.kinetic
-    assert np.quantile(np.abs(total[1] - total[0]), 0.95) * HARTREE < 1e-4
-    np.testing.assert_allclose(run.records.adiabatic.sum(axis=2), 1, atol=1e-12)
-    np.testing.assert_allclose(run.records.diabatic.sum(axis=2), 1, atol=1e-10)
-
-
+@pytest.mark.slow
 def test_ehrenfest_conserves_energy_and_starts_as_a_single_surface():
     R, v = ensemble(16)
     options = HoppingOptions(timestep_fs=0.01, method="ehrenfest")
@@ -224,6 +185,7 @@ def test_ehrenfest_conserves_energy_and_starts_as_a_single_surface():
 
 @pytest.mark.parametrize("imaginary", [False, True])
 @pytest.mark.parametrize("amplitudes", ["local_diabatisation", "coupling"])
+@pytest.mark.slow
 def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
     """Random phases at every geometry, those of one geometry different each time it is met by another function."""
     if imaginary and amplitudes == "coupling":
@@ -254,6 +216,7 @@ def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
     np.testing.assert_allclose(plain.state.R, scrambled.state.R, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_trivial_crossing_is_followed():
     """Two states that do not interact cross between two steps: the trajectory stays on its line, without hop or cost."""
     model = lambda R: jnp.array([[0.02 * R[0], 1e-9], [1e-9, -0.02 * R[0]]])  # noqa: E731
@@ -266,6 +229,7 @@ def test_trivial_crossing_is_followed():
         np.testing.assert_allclose(run.records.adiabatic[-1, :, 1], 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_spin_states_keep_the_norm():
     """A complex model with degenerate pairs of states: finite, conserving, and blind to the basis of a pair."""
     rng = np.random.default_rng(3)
@@ -284,7 +248,7 @@ def test_spin_states_keep_the_norm():
     run = run_hopping(model, R, v, [2000.0], 3, 600, options, interval=100)
     E = np.asarray(run.state.E)
     np.testing.assert_allclose(E[:, ::2], E[:, 1::2], atol=1e-14)
-    assert (run.hops["accepted"] & (np.abs(run.hops["gap"]) > 1e-4)).sum() > 5
+    assert (run.hops["accepted"] & (np.abs(run.hops["gap"]) > 1e-4)).any()  # between the pairs, not only within them
     assert run.drift.max() * HARTREE < 2e-4
     np.testing.assert_allclose(run.records.adiabatic.sum(axis=2), 1, atol=1e-12)
 
@@ -292,6 +256,7 @@ def test_spin_states_keep_the_norm():
 # -------------------------------------------------------------------------------------- the same in other ways
 
 
+@pytest.mark.slow
 def test_one_by_one_equals_all_at_once():
     R, v = ensemble(5)
     hopping = Hopping(molecule_like(), MASSES, HoppingOptions(timestep_fs=0.1))
@@ -308,9 +273,17 @@ def test_one_by_one_equals_all_at_once():
     np.testing.assert_allclose(small.records.kinetic, together.records.kinetic, atol=1e-12)
 
 
-def test_restart_continues_bit_for_bit(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        HoppingOptions(timestep_fs=0.1, friction_per_fs=0.01, temperature=300.0),
+        HoppingOptions(timestep_fs=0.4, integrator="omelyan", energy_tolerance_ev=1e-4),
+    ],
+    ids=["thermostat", "tolerance"],
+)
+@pytest.mark.slow
+def test_restart_continues_bit_for_bit(tmp_path, options):
     R, v = ensemble(6)
-    options = HoppingOptions(timestep_fs=0.1, friction_per_fs=0.01, temperature=300.0)
     hopping = Hopping(molecule_like(), MASSES, options)
     state = hopping.start(R, v, 2, seed=4)
     whole = hopping.run(state, 240, 20, keep=True)

@@ -45,6 +45,7 @@ def box():
 # ----------------------------------------------------------------------------------------------------- without TorchANI
 
 
+@pytest.mark.slow
 def test_model_file_of_such_a_potential(tmp_path):
     networks = PerElement((MLP((6, 4), "celu"), MLP((5,), "gelu_erf"), MLP((4,), "celu")))
     model = Potential(SMALL, networks, offsets=(-13.6, -1030.0, -2043.0), members=3)
@@ -54,6 +55,7 @@ def test_model_file_of_such_a_potential(tmp_path):
     assert again[0] == model and all(jax.tree.leaves(jax.tree.map(np.array_equal, again[1], params)))
 
 
+@pytest.mark.slow
 def test_forces_are_the_derivative_of_the_energy():
     model = Potential(SMALL, MLP((6,), "celu"))
     evaluator = Evaluator(model, init(model, jax.random.key(1), np.float64), "float64")

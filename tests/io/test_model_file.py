@@ -74,6 +74,7 @@ trees = st.dictionaries(keys, st.recursive(leaves, lambda t: st.dictionaries(key
 
 
 @given(trees)
+@pytest.mark.slow
 def test_arrays_return_bit_by_bit(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("m") / "m.bpjax"
     write_model_file(path, META, tree)

@@ -203,6 +203,7 @@ def test_skip_adds_a_linear_function_of_the_features():
 
 
 @pytest.mark.parametrize(("inputs", "nodes"), [(1, 300), (30, 200)])
+@pytest.mark.slow
 def test_nguyen_widrow_start(inputs, nodes):
     options = MLP((nodes, 150), "tanh", init="nguyen_widrow")
     params = init_networks(options, ("Si",), inputs, jax.random.key(0), jnp.float64)["Si"]
@@ -326,6 +327,7 @@ def test_choices_that_do_not_fit_are_named(network, choices, message):
 
 
 @pytest.mark.parametrize("options", [OPTIONS, MLP((6, 5), "tanh", skip=True), MLP(())], ids=["plain", "skip", "linear"])
+@pytest.mark.slow
 def test_precondition(options):
     params = randomised(init_networks(options, ("Si",), 4, jax.random.key(0), jnp.float64))["Si"]
     X = jnp.asarray(np.random.default_rng(2).normal(size=(50, 4)))

@@ -83,6 +83,7 @@ def test_virial_and_stress_equal_finite_differences(atoms):
         )
 
 
+@pytest.mark.slow
 def test_gradient_of_the_energy_is_minus_the_forces(atoms):
     system, neighbors = prepared(atoms)
     prediction = jit_predict(MODEL, PARAMS, system, neighbors)
@@ -127,6 +128,7 @@ def _moved(params, direction, x):
     return jax.tree.map(lambda p, d: p + x * d, params, direction)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_force_loss_equals_finite_differences():
     system, neighbors = prepared(liquid())
     target = jnp.asarray(np.random.default_rng(1).normal(size=(ATOMS, 3)))
@@ -143,6 +145,7 @@ def test_gradient_of_the_force_loss_equals_finite_differences():
         assert float(slope) == pytest.approx(numeric, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_loss_on_predicted_forces_is_the_same():
     # Training may also go through `predict`, whose forces do not come from jax.grad.
     system, neighbors = prepared(molecule())

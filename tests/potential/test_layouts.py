@@ -48,6 +48,7 @@ def atoms(request) -> ase.Atoms:
 # ------------------------------------------------------------------------------------ size extensive
 
 
+@pytest.mark.slow
 def test_two_far_copies():
     one = molecule()
     two = one + one
@@ -98,6 +99,7 @@ def test_large_supercell_in_blocks():
 # --------------------------------------------------------------------------------- layouts and padding
 
 
+@pytest.mark.slow
 def test_padded_atoms_do_not_matter(atoms):
     N = len(atoms)
     system, neighbors = prepared(atoms)
@@ -120,6 +122,7 @@ def test_padded_atoms_do_not_matter(atoms):
         jax.tree.map(close, g, expected)
 
 
+@pytest.mark.slow
 def test_unpadded_and_without_masks_shifts_or_cell():
     atoms = molecule()
     expected = jit_predict(SMALL, SMALL_PARAMS, *prepared(atoms))
@@ -147,6 +150,7 @@ def test_all_pairs():
     jax.tree.map(close, jit_predict(MODEL, PARAMS, system, every), jit_predict(MODEL, PARAMS, system, neighbors))
 
 
+@pytest.mark.slow
 def test_batch_is_a_loop():
     pairs = [prepared(make()) for make in STRUCTURES.values()]
     batch = jax.tree.map(lambda *a: jnp.stack(a), *pairs)
@@ -158,6 +162,7 @@ def test_batch_is_a_loop():
         close(energies[n], alone.energy)
 
 
+@pytest.mark.slow
 def test_ensemble_is_a_loop():
     system, neighbors = prepared(crystal())
     members = [strong(SMALL, seed) for seed in range(3)]
@@ -182,6 +187,7 @@ def test_blocks(block):
     close(forces_from_pairs(g, neighbors.idx, neighbors.mask), expected.forces)
 
 
+@pytest.mark.slow
 def test_jit_is_eager():
     system, neighbors = prepared(molecule(), capacity=6, slots=8)
     jax.tree.map(
@@ -209,6 +215,7 @@ def test_host_arrays_are_taken_too():
 
 
 @pytest.mark.parametrize("elements", [("Si", "C"), ("H", "O", "C"), ("O", "H")], ids="-".join)
+@pytest.mark.slow
 def test_each_species_has_its_own_network(elements):
     model = Potential(ACSF(elements, 4.0, g2=(Radial(0.3),), g5=(Angular(0.1, 1.0, 1.0),)), MLP((3,), "tanh"))
     params = jax.tree.map(lambda p: p, strong(model))  # sorts the keys of every dict
@@ -262,6 +269,7 @@ def test_single_precision(atoms):
     np.testing.assert_allclose(found.virial, exact.virial, rtol=0, atol=1e-4 * N)
 
 
+@pytest.mark.slow
 def test_single_precision_parameters_in_double_precision():
     small = jax.tree.map(lambda p: p.astype(jnp.float32), PARAMS)
     found = jit_predict(MODEL, small, *prepared(crystal()))
@@ -278,6 +286,7 @@ def test_isolated_atom():
     np.testing.assert_array_equal(found.virial, 0)
 
 
+@pytest.mark.slow
 def test_start_is_finite_and_typed():
     for dtype in (jnp.float32, jnp.float64):
         params = init(MODEL, jax.random.key(0), dtype)

@@ -194,6 +194,7 @@ def test_energies_are_those_of_n2p2(shared):
 
 @pytest.mark.reference
 @pytest.mark.parametrize("case", ["compact", "weighted"])
+@pytest.mark.slow
 def test_functions_are_those_of_n2p2(shared, case):
     reference = np.load(shared / "reference" / "n2p2" / case / "reference.npz")
     model, _ = read_potential(shared / "reference" / "n2p2" / case, "ev-angstrom")  # lengths as in the file
