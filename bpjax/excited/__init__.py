@@ -45,6 +45,7 @@ from bpjax.excited.spin import SpinStates as SpinStates
 from bpjax.excited.state_losses import StatesLoss as StatesLoss
 from bpjax.excited.states_data import StatesData as StatesData
 from bpjax.excited.states_data import StatesFormat as StatesFormat
+from bpjax.excited.states_data import concatenated as concatenated
 from bpjax.excited.states_data import read_states as read_states
 from bpjax.excited.states_store import load_states as load_states
 from bpjax.excited.states_store import save_states as save_states

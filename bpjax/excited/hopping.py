@@ -3,14 +3,13 @@ r"""Surface hopping: the state of trajectories and one step of them, pure functi
 Nuclei move on the active state, :math:`F = -\langle k | \nabla H | k \rangle`. Amplitudes are kept in
 the diabatic basis, :math:`C = U c`: what a step needs of the adiabatic states it makes anew, so that their phases are
 forgotten and nothing can depend on them. Nothing raises in here: a trajectory that cannot go on gets a mark
-(`hopping_options.NOT_FINITE`, `NO_DIRECTION`) and stays where it was; `hopping_run` raises.
+of `hopping_marks` and stays where it was; `hopping_run` raises.
 
 With an energy tolerance every trajectory has a clock of its own: its step is divided into :math:`2^\text{level}` parts, one of
 which `attempt` tries. A part that changes the total energy too much is taken back and tried with half the length. At a cone,
 where the force of a state turns within a length that nothing but the distance of the passage sets, no fixed step is short enough.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, UInt32
 
 from bpjax.excited.adiabatic import Diabatic
-from bpjax.excited.eigen import degenerate_pairs, eigh, inverse_gaps
+from bpjax.excited.eigen import degenerate_pairs
+from bpjax.excited.frames import frame, interstate_vector, mean_gradient, state_gradient, time_couplings
 from bpjax.excited.hopping_amplitudes import (
     ElectronicStep,
     by_coupling,
@@ -28,7 +28,8 @@ from bpjax.excited.hopping_amplitudes import (
     local_diabatisation,
     swapped_order,
 )
-from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
+from bpjax.excited.hopping_marks import NO_DIRECTION, NOT_FINITE, TOO_STEEP
+from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
 from bpjax.excited.integrators import SCHEMES
 from bpjax.units import HARTREE
@@ -106,56 +107,6 @@ class Attempt(NamedTuple):
 
     state: HoppingState
     target: Int[Array, ""]
-
-
-class Frame(NamedTuple):
-    r"""The electronic problem at one geometry: energies, states, and a function of weights W,
-    :math:`\operatorname{Re} \sum_{ab} W_{ab} \nabla H_{ab}`.
-    """
-
-    E: Float[Array, " S"]
-    U: Inexact[Array, "S S"]
-    project: Callable[[Any], Any]
-
-
-def frame(model: Diabatic, R: Float[Array, "*R"]) -> Frame:
-    """Energies and states, with the gradient of the matrix as a reverse pass for one weight at a time."""
-    H, pullback = jax.vjp(model, R)
-    E, U = eigh(H)
-    return Frame(E, U, lambda W: pullback(W.astype(H.dtype))[0])
-
-
-def state_gradient(at: Frame, k: Int[Array, ""]) -> Float[Array, "*R"]:
-    r""":math:`\nabla E_k = \langle k | \nabla H | k \rangle`."""
-    u = at.U[:, k]
-    return at.project(u.conj()[:, None] * u[None, :])
-
-
-def mean_gradient(at: Frame, C: Complex[Array, " S"]) -> Float[Array, "*R"]:
-    r"""Ehrenfest's mean gradient, :math:`\langle C | \nabla H | C \rangle`."""
-    W = C.conj()[:, None] * C[None, :]
-    return at.project(W if jnp.iscomplexobj(at.U) else jnp.real(W))
-
-
-def interstate_vector(at: Frame, i: Int[Array, ""], j: Int[Array, ""]) -> Float[Array, "*R"]:
-    r"""The direction of :math:`h_{ij} = \langle i | \nabla H | j \rangle`, real also for complex states.
-
-    The phase of a complex h is arbitrary: it is turned until its real part is as long as it can be. The sign is arbitrary.
-    """
-    W = at.U[:, i].conj()[:, None] * at.U[:, j][None, :]
-    if not jnp.iscomplexobj(W):
-        return at.project(0.5 * (W + W.T))
-    # Weights of the Hermitian and the anti-Hermitian part: real and imaginary part of h.
-    x, y = at.project(0.5 * (W + W.conj().T)), at.project(-0.5j * (W - W.conj().T))
-    turn = 0.5 * jnp.arctan2(2 * jnp.sum(x * y), jnp.sum(x * x) - jnp.sum(y * y))
-    return jnp.cos(turn) * x + jnp.sin(turn) * y
-
-
-def time_couplings(model: Diabatic, R, v, E, U) -> Float[Array, "S S"]:
-    r""":math:`\sigma_{ij} = v \cdot d_{ij}` from one directional derivative of the matrix; real states."""
-    _, dH = jax.jvp(model, (R,), (v,))
-    M = U.T @ dH @ U
-    return inverse_gaps(E) * 0.5 * (M + M.T)
 
 
 def potential_energy(state: HoppingState, options: HoppingOptions) -> Float[Array, ""]:
@@ -347,10 +298,10 @@ def finish(
     for values in (new.R, new.v, new.force, new.E, jnp.abs(new.C)):
         fine = fine & jnp.all(jnp.isfinite(values))
     goes = running(old) & (old.step < until)
-    part, level, good = _clock(masses, options, old, total)
+    part, level, good, steep = _clock(masses, options, old, total)
     fine = fine | ~good  # a part that is taken back may have gone anywhere
     new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
-    mark = jnp.where(good, jnp.where(fine, s.mark, NOT_FINITE), old.mark)
+    mark = jnp.where(good, jnp.where(fine, jnp.where(steep, TOO_STEEP, s.mark), NOT_FINITE), old.mark)
     mark = jnp.where(goes, mark, old.mark).astype(old.mark.dtype)
     go = goes & good & (mark == 0)
     # The log has entries of running trajectories only, and is too long to be copied at every step.
@@ -360,21 +311,22 @@ def finish(
 
 
 def _clock(masses, options: HoppingOptions, old: HoppingState, total):
-    """Part of the step done after this one, halvings of the next attempt, and whether this one stands."""
+    """Part of the step done after this one, halvings of the next attempt, whether this one stands, and whether it should not."""
     size = PARTS >> old.level
     if not options.energy_tolerance_ev:
-        return old.part + size, old.level, jnp.ones((), bool)
+        return old.part + size, old.level, jnp.ones((), bool), jnp.zeros((), bool)
     allowed = options.energy_tolerance_ev / HARTREE * options.unit_values.hartree
     before = kinetic_energy(old.v, masses) + potential_energy(old, options)
     change = jnp.abs(total - before)
     rounding = 64 * jnp.finfo(total.dtype).eps * (jnp.abs(total) + jnp.abs(before))
     good = (change <= jnp.maximum(SHARE * allowed, rounding)) | (jnp.abs(total - old.energy) <= 0.5 * allowed)
-    good = good | (old.level >= HALVINGS)
+    finest = old.level >= HALVINGS
+    good, steep = good | finest, finest & (change > 100 * allowed)
     # An error of fifth order, that of a fourth-order step, grows by 32 when the step is doubled.
     part = old.part + size
     wider = (change < SHARE * allowed / 32) & (part % (2 * size) == 0) & (old.level > 0)
     level = jnp.where(good, old.level - wider.astype(old.level.dtype), old.level + 1)
-    return part, level, good
+    return part, level, good, steep
 
 
 def _outcome(options: HoppingOptions, s: HoppingState):

@@ -1,4 +1,4 @@
-"""Options of surface hopping, checked when they are made, and the marks that trajectories carry."""
+"""Options of surface hopping, checked when they are made."""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +13,6 @@ Amplitudes = Literal["local_diabatisation", "coupling"]
 Decoherence = Literal["energy", "none"]
 Rescale = Literal["coupling", "gradients", "velocity", "isotropic"]
 Frustrated = Literal["keep", "reverse", "gradient"]
-
-NOT_FINITE = 1
-"""Mark of a trajectory whose energies, forces or amplitudes became infinite or NaN."""
-
-NO_DIRECTION = 2
-"""Mark of a trajectory that was to hop, but whose direction of rescaling is zero."""
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,27 @@ from jax.sharding import Mesh, PartitionSpec
 from bpjax.errors import ConfigError, DivergedError
 from bpjax.excited import populations as averages
 from bpjax.excited.adiabatic import Diabatic, require_real
+from bpjax.excited.frames import frame, mean_gradient, state_gradient
 from bpjax.excited.hopping import (
     HopLog,
     HoppingState,
     attempt,
-    frame,
-    mean_gradient,
     potential_energy,
     running,
-    state_gradient,
 )
-from bpjax.excited.hopping_options import NO_DIRECTION, NOT_FINITE, HoppingOptions
+from bpjax.excited.hopping_marks import TOO_STEEP, raise_for_marks
+from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
 from bpjax.progress import ProgressFn, silent
 
 BLOCK = 64
 """Trajectories that a processor works on at a time: their arrays stay in its cache, and steps without any hop are cheaper."""
+
+FEW, MANY = 32, 1000
+"""Parts of steps that the steps between two records may take with an energy tolerance: so many each, and so many more.
+
+The passage of a cone takes some dozens. A trajectory that needs more all the time falls into a hole of the model.
+"""
 
 HOP = np.dtype(
     [
@@ -273,7 +278,7 @@ class Hopping:
             state, found = self._advance(before, records=records, interval=interval, keep=keep)
             room, most = before.log.step.shape[1], int(np.max(np.asarray(state.log.count)))
             if most <= room:
-                self._raise_for_marks(state)
+                raise_for_marks(state, self.options)
                 return state, jax.tree.map(np.asarray, found)
             before = before._replace(log=_longer(before.log, 2 ** int(np.ceil(np.log2(most)))))
 
@@ -289,11 +294,16 @@ class Hopping:
 
         def one_record(s, _):
             until = s.step + interval
-            s = jax.lax.while_loop(
-                lambda s: jnp.any(running(s) & (s.step < until)),
-                lambda s: attempt(self.model, masses, self.options, s, until),
-                s,
+
+            def behind(s):
+                return running(s) & (s.step < until)
+
+            s, _ = jax.lax.while_loop(
+                lambda c: jnp.any(behind(c[0])) & (c[1] < FEW * interval + MANY),
+                lambda c: (attempt(self.model, masses, self.options, c[0], until), c[1] + 1),
+                (s, 0),
             )
+            s = s._replace(mark=jnp.where(behind(s), TOO_STEEP, s.mark).astype(s.mark.dtype))
             return s, self._record(s, keep)
 
         def some_blocks(state):
@@ -332,32 +342,6 @@ class Hopping:
             found[name] = getattr(arrays, name)[rows, slots]
         found["time_fs"] = self._fs(found["step"])
         return found[np.argsort(found["step"], kind="stable")]
-
-    def _raise_for_marks(self, state: HoppingState) -> None:
-        marks = np.asarray(state.mark)
-        if not marks.any():
-            return
-        number, mark = int((marks > 0).argmax()), int(marks.max())
-        where = f"trajectory {number}, step {int(state.step[number]) + 1}"
-        others = f" ({int((marks > 0).sum())} of {len(marks)} trajectories stopped)" if (marks > 0).sum() > 1 else ""
-        mark = int(marks[number])
-        if mark == NO_DIRECTION:
-            names = {"coupling": "coupling vector", "gradients": "difference of the gradients"}
-            kind = names.get(self.options.rescale, "velocity")
-            raise DivergedError(
-                f"{where}: the {kind} is zero, so that no momentum can pay for the hop (option rescale={self.options.rescale}; "
-                f"the others are coupling, gradients, velocity, isotropic){others}"
-            )
-        assert mark == NOT_FINITE
-        raise DivergedError(
-            f"{where}: energies, forces or amplitudes are not finite; the last good state is {_extent(state, number)}; "
-            f"the model is not finite there, or the time step of {self.options.timestep_fs:g} fs is too long{others}"
-        )
-
-
-def _extent(state: HoppingState, number: int) -> str:
-    R, E = np.asarray(state.R[number]), np.asarray(state.E[number])
-    return f"at coordinates of {R.min():.4g} to {R.max():.4g} and energies of {E.min():.4g} to {E.max():.4g}"
 
 
 def _longer(log: HopLog, slots: int) -> HopLog:

@@ -12,6 +12,7 @@ for the pairs i < j in the order (0, 1), (0, 2), ..., (1, 2), ...: they stay fin
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -189,6 +190,29 @@ class StatesData:
             aside += members[: round(fraction * len(members))].tolist()
         aside = np.sort(np.array(aside, int))
         return np.setdiff1d(np.arange(len(self)), aside), aside
+
+
+def concatenated(parts: Sequence[StatesData]) -> StatesData:
+    """Data of one molecule from several sources; a kind of label that one of them lacks is left out.
+
+    Raises:
+      ValueError: no parts, or of different molecules, numbers of states or kinds of phases.
+    """
+    if not parts:
+        raise ValueError("concatenated: no data")
+    first = parts[0]
+    for part in parts[1:]:
+        if not np.array_equal(part.numbers, first.numbers):
+            raise ValueError(f"concatenated: data of {'-'.join(first.atoms)} and of {'-'.join(part.atoms)}")
+        if part.states != first.states:
+            raise ValueError(f"concatenated: data of {first.states} and of {part.states} states")
+        if part.phases != first.phases:
+            raise ValueError(f"concatenated: phases are {first.phases} and {part.phases}")
+    arrays = {}
+    for name in ("positions", "energies", "gradients", "couplings", "dipoles"):
+        values = [getattr(part, name) for part in parts]
+        arrays[name] = None if any(v is None for v in values) else np.concatenate(values)
+    return replace(first, **arrays, tags=tuple(tag for part in parts for tag in part.tags))
 
 
 def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:

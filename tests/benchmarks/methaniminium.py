@@ -1,10 +1,11 @@
 """Potentials of the three singlets of methaniminium: with odd factors, without, and adiabatic; errors, cone, geometric phase.
 
-    python tests/benchmarks/methaniminium.py [--kinds odd invariant adiabatic] [--epochs 1500] [--output DIR]
+    python tests/benchmarks/methaniminium.py [--kinds odd invariant adiabatic] [--data first] [--leave-out FAMILY] [--output DIR]
 
-The data are those of `data/methaniminium`, or of files of the same names in `--folder`. Both loops around the intersection are
-left out of the training altogether; of every other family of geometries a share of `--test` is held out. Printed are for each
-kind of model
+The data are those of `data/methaniminium`, or of files of the same names in `--folder`; with `--data first` only the first of the
+two files, without what dynamics visits. Both loops around the intersection are left out of the training altogether; of every
+other family of geometries a share of `--test` is held out, or with `--leave-out` one family as a whole. Printed are for each kind
+of model
 
 - errors of energies (eV), gradients and couplings (eV/A, rigid rotations projected out, signs as they fit best) on the held-out
   geometries, family by family;
@@ -36,7 +37,7 @@ from bpjax.excited.gauge import berry_phases, followed_signs, loop_integral
 from bpjax.excited.intersections import minimum_energy_intersection
 from bpjax.excited.odd import Chirality, Lean, SignedVolume, Torsion, Twist
 from bpjax.excited.state_losses import StatesLoss, pair_signs
-from bpjax.excited.states_data import METHANIMINIUM, StatesData, read_states, without_rigid_motions
+from bpjax.excited.states_data import METHANIMINIUM, StatesData, concatenated, read_states, without_rigid_motions
 from bpjax.excited.states_store import save_states
 from bpjax.excited.train import StatesTraining, train_states
 from bpjax.networks.elemental import MLP
@@ -56,7 +57,7 @@ GAPS = (0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0)
 def built(kind: str, hidden: tuple[int, ...]):
     """The model to train."""
     descriptor = DefaultACSF(4.0, radial=6, angular=2, zeta=(1.0, 4.0)).build(("H", "C", "N"))
-    network = MLP(hidden)
+    network = MLP(hidden, "tanh")  # bounded: beyond the data energies level off, where others fall without end
     if kind == "adiabatic":
         return MultiStatePotential(descriptor, ATOMS, 3, network)
     odd, signs = {
@@ -193,6 +194,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=datasets.path("methaniminium"))
     parser.add_argument("--kinds", nargs="+", default=["odd", "invariant", "adiabatic"])
+    parser.add_argument("--data", choices=("first", "all"), default="all")
+    parser.add_argument("--leave-out", help="a family of geometries to hold out as a whole")
     parser.add_argument("--epochs", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3)
@@ -204,11 +207,18 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
 
     data = read_states(arguments.folder / "ch2nh2_sa3cas43_631gs.npz", METHANIMINIUM)
+    if arguments.data == "all":
+        data = concatenated([data, read_states(arguments.folder / "visited.npz", METHANIMINIUM)])
     meci = dict(np.load(arguments.folder / "meci01.npz"))
     tags = np.array(data.tags)
     loops = np.char.startswith(tags, "loop")
     rest = data.pick(np.flatnonzero(~loops))
     kept, held = rest.split(arguments.test, 1)
+    if arguments.leave_out is not None:
+        family = np.array(rest.tags) == arguments.leave_out
+        if not family.any():
+            parser.error(f"--leave-out {arguments.leave_out}: families are {', '.join(dict.fromkeys(rest.tags))}")
+        kept, held = np.flatnonzero(~family), np.flatnonzero(family)
     train, test = rest.pick(kept), rest.pick(held)
     unseen = data.pick(np.concatenate([np.flatnonzero(~loops)[held], np.flatnonzero(loops)]))
     twisted = data.positions[np.flatnonzero(tags == "torsion")[-1]]
@@ -224,7 +234,8 @@ def main() -> None:
         began = time.monotonic()
         fit = train_states(built(kind, tuple(arguments.hidden)), train, options)
         line = {"kind": kind, "what": "training", "seconds": round(time.monotonic() - began, 1), **fit.history[-1]}
-        print(json.dumps({**line, "geometries": len(train)}), flush=True)
+        line |= {"geometries": len(train), "data": arguments.data, "left_out": arguments.leave_out}
+        print(json.dumps(line), flush=True)
         if arguments.output is not None:
             arguments.output.mkdir(parents=True, exist_ok=True)
             save_states(arguments.output / f"{kind}.bpjax", fit.model, fit.params)

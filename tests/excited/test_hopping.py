@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bpjax.errors import ConfigError, DivergedError, FormatError
+from bpjax.excited import frames
 from bpjax.excited import hopping as steps
 from bpjax.excited.adiabatic import adiabatic, gradients
 from bpjax.excited.gap_couplings import landau_zener
@@ -122,16 +123,16 @@ def test_landau_zener_hops_from_gaps():
 def test_gradients_and_interstate_vectors(imaginary):
     model, R = random_model(5, 3, 4, imaginary), jnp.asarray([0.3, -0.2, 0.5, 0.1])
     result = adiabatic(model, R)
-    at = steps.frame(model, R)
+    at = frames.frame(model, R)
     for k in range(3):
-        np.testing.assert_allclose(steps.state_gradient(at, jnp.asarray(k)), gradients(result)[k], atol=1e-12)
-    h, expected = steps.interstate_vector(at, jnp.asarray(0), jnp.asarray(2)), result.interstate[0, 2]
+        np.testing.assert_allclose(frames.state_gradient(at, jnp.asarray(k)), gradients(result)[k], atol=1e-12)
+    h, expected = frames.interstate_vector(at, jnp.asarray(0), jnp.asarray(2)), result.interstate[0, 2]
     turn = 0.5 * np.angle(np.sum(np.asarray(expected) ** 2))
     expected = np.real(np.exp(-1j * turn) * np.asarray(expected))
     np.testing.assert_allclose(h * np.sign(jnp.sum(h * expected)), expected, atol=1e-12)
     C = jnp.asarray([0.3 + 0.1j, -0.5j, 0.8])
     mean = jax.grad(lambda R: jnp.real(C.conj() @ model(R) @ C))(R)
-    np.testing.assert_allclose(steps.mean_gradient(at, C), mean, atol=1e-12)
+    np.testing.assert_allclose(frames.mean_gradient(at, C), mean, atol=1e-12)
 
 
 def test_rescaled_velocities():
@@ -196,7 +197,7 @@ def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
     def run():
         return run_hopping(model, R, v, MASSES, 2, 300, options, interval=10, seed=4)
 
-    plain, eigh = run(), steps.eigh
+    plain, eigh = run(), frames.eigh
 
     def turned(H):
         E, U = eigh(H)
@@ -205,7 +206,7 @@ def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
         phase = jnp.exp(2j * jnp.pi * angle) if imaginary else jnp.where(angle > 0.5, 1.0, -1.0)
         return E, U * phase.astype(U.dtype)
 
-    monkeypatch.setattr(steps, "eigh", turned)
+    monkeypatch.setattr(frames, "eigh", turned)
     scrambled = run()
     assert len(plain.hops) > 5
     assert not np.array_equal(np.asarray(plain.state.U), np.asarray(scrambled.state.U))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bpjax.errors import DivergedError
 from bpjax.excited.hopping import PARTS
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import Hopping, run_hopping
@@ -104,6 +105,18 @@ def test_straight_through_a_tip():
     assert np.isfinite(run.records.R).all() and (run.records.R[-1, :, 0] > 0.1).all()
     jump, speed = 2.0, 1.5
     assert run.drift.max() < jump * speed * options.dt / PARTS + 1e-4 / HARTREE
+
+
+@pytest.mark.slow
+def test_hole_of_a_model_is_an_error_and_not_an_endless_run():
+    def bottomless(R):
+        return jnp.diag(jnp.array([0.0, 1.0])) - 1.0 / (jnp.sum(R * R) + 1e-8) * jnp.eye(2)
+
+    hopping = Hopping(bottomless, [2000.0], replace(TIGHT, timestep_fs=1.0))
+    with pytest.raises(
+        DivergedError, match=r"trajectory 1, step \d+: the energy can be kept to 0.0001 eV only by steps far"
+    ):
+        hopping.run(hopping.start([[30.0], [0.5]], [[0.0], [0.0]], 0), 20)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from bpjax.excited.states_data import (
     METHANIMINIUM,
     SPAINN,
     StatesFormat,
+    concatenated,
     pairs_of,
     read_states,
     without_rigid_motions,
@@ -160,3 +161,24 @@ def test_states_of_two_multiplicities(shared):
         read_states(path, form)
     singlets = read_states(path, replace(form, states=(0, 1)))
     assert singlets.states == 2 and singlets.possible_losses() == ("energies", "gradients")
+
+
+def test_concatenated_data(tmp_path):
+    whole = read_states(written(tmp_path), FORM)
+    joined = concatenated([whole.pick([0, 1]), whole.pick([2, 3, 4])])
+    assert joined.tags == whole.tags and joined.phases == "arbitrary"
+    for name in ("positions", "energies", "gradients", "couplings", "dipoles"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    bare = read_states(written(tmp_path, G=None), FORM)
+    assert concatenated([whole, bare]).gradients is None and len(concatenated([whole, bare])) == 10
+    for wrong, words in (
+        ([], "no data"),
+        (
+            [whole, read_states(written(tmp_path, Z=np.array([7, 6, 1, 1, 1, 1])), FORM)],
+            "C-N-H-H-H-H and of N-C-H-H-H-H",
+        ),
+        ([whole, read_states(written(tmp_path), replace(FORM, states=(0, 1)))], "of 3 and of 2 states"),
+        ([whole, replace(whole, phases="consistent")], "phases are arbitrary and consistent"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            concatenated(wrong)
