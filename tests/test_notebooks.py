@@ -8,7 +8,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-SLOW = ("04_soap_network", "05_sweep_and_ensemble")
+SLOW = ("04_soap_network", "05_sweep_and_ensemble", "06_where_two_states_meet", "07_methaniminium")
 """Notebooks that take more than a minute."""
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))

@@ -207,7 +207,8 @@ class Hopping:
         zero = jnp.zeros((), jnp.int32)
         slots = jnp.zeros(self.options.hop_capacity, jnp.int32)
         log = HopLog(zero, slots, slots, slots, jnp.zeros(slots.shape, R.dtype), slots > 0)
-        s = HoppingState(R, v, at.E, at.U, at.E, force, C, k, key, *[zero] * 5, at.E[0], jnp.zeros((), R.dtype), log)
+        drift = jnp.zeros((), R.dtype)
+        s = HoppingState(R, v, at.E, at.U, at.E, force, C, k, key, zero, zero, zero, zero, zero, at.E[0], drift, log)
         total = kinetic_energy(v, self._masses(R)) + potential_energy(s, self.options)
         return s._replace(energy=total)
 

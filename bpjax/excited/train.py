@@ -227,14 +227,17 @@ def labels_of(data: StatesData, zero: float, loss: StatesLoss, dtype) -> StateLa
 # --------------------------------------------------------------------------------------------------- training
 
 
-def started(model: Any, data: StatesData, options: StatesTraining) -> tuple[Any, Params]:
-    """The model with its constants and first parameters, from the training data.
+def started(
+    model: Any, data: StatesData, options: StatesTraining, initial: tuple[Any, Params] | None = None
+) -> tuple[Any, Params]:
+    """The model with its constants and first parameters, from the training data or from an earlier model.
 
     `zero` becomes the lowest energy, `offsets` the mean of each adiabatic state (further diabatic states lie above), and the
     scales of the terms are the spread of the energies, divided by what their factors amount to.
 
     Raises:
-      ConfigError: a model of fewer states than the data, or of another molecule, or an adiabatic one with a coupling loss.
+      ConfigError: a model of fewer states than the data, or of another molecule, or an adiabatic one with a coupling loss; or
+        an earlier model with other options.
     """
     if model.states < data.states:
         raise ConfigError(f"the model has {model.states} states, the data have {data.states}", field="states")
@@ -248,6 +251,11 @@ def started(model: Any, data: StatesData, options: StatesTraining) -> tuple[Any,
         raise ConfigError(
             "the model has no dipoles; build it with dipoles=True or set dipoles=None", field="loss.dipoles"
         )
+    if initial is not None:
+        earlier, params = initial
+        if _geometry_of(earlier) != _geometry_of(model):
+            raise ConfigError("is a model of other options than the one to train", field="initial")
+        return earlier, jax.tree.map(lambda p: jnp.asarray(p, options.dtype), params)
     zero = float(data.energies.min())
     means = (data.energies - zero).mean(axis=0)
     above = means[-1] + 2.0 * np.arange(1, model.states - data.states + 1)
@@ -269,6 +277,7 @@ def train_states(
     options: StatesTraining | None = None,
     validation: StatesData | None = None,
     progress: ProgressFn = silent,
+    initial: tuple[Any, Params] | None = None,
 ) -> StatesFit:
     """Trains a diabatic or adiabatic potential; the same options and data give the same numbers.
 
@@ -278,6 +287,8 @@ def train_states(
       options: of the run.
       validation: data that decide which parameters are the best.
       progress: display.
+      initial: a model of the same options and its parameters to go on from, say with more data, from one start; its constants
+        and scaling are kept.
 
     Raises:
       ConfigError: options that do not fit the data or the model, see `started` and `labels_of`.
@@ -289,7 +300,8 @@ def train_states(
         if len(aside) == 0:
             raise ConfigError(f"{options.validation} of {len(data)} geometries is none", field="validation")
         data, validation = data.pick(kept), data.pick(aside)
-    model, params = started(model, data, options)
+    model, params = started(model, data, options, initial)
+    options = options if initial is None else replace(options, starts=1)
     dtype, loss = jnp.dtype(options.dtype), options.loss
     sets = []
     for part in (data, validation):

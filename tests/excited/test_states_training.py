@@ -188,3 +188,18 @@ def test_errors_that_name_what_is_missing():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         StatesTraining(**options)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_an_earlier_model():
+    own, params = teacher()
+    data = labelled(own, params, shaken(0, 20))
+    short = replace(TRAINING, epochs=20, starts=1)
+    first = train_states(own, data, short)
+    more = train_states(own, data, short, initial=(first.model, first.params))
+    assert more.model == first.model
+    assert more.history[-1]["validation"] < first.history[-1]["validation"]
+    for kept, earlier in zip(*(jax.tree.leaves(m.params["scaling"]) for m in (more, first)), strict=True):
+        np.testing.assert_allclose(kept, earlier, atol=1e-30)
+    with pytest.raises(BpjaxError, match="initial: is a model of other options"):
+        train_states(model("chiral"), data, TRAINING, initial=(first.model, first.params))
