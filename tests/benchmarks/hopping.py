@@ -20,7 +20,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bpjax.cli.common import use_all_cores
+
 jax.config.update("jax_enable_x64", True)
+use_all_cores()
 
 from bpjax.excited.hopping_options import HoppingOptions  # noqa: E402
 from bpjax.excited.hopping_run import Hopping  # noqa: E402
@@ -59,7 +62,8 @@ def timed(f):
 
 
 def show(question: str, number: int, wall: float, cpu: float, **more) -> dict:
-    line = {"question": question, "device": jax.devices()[0].device_kind, "trajectories": number}
+    line = {"question": question, "device": jax.devices()[0].device_kind, "devices": len(jax.devices())}
+    line |= {"trajectories": number, "dtype": "float64"}
     line |= {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "ms_per_trajectory": round(1e3 * wall / number, 5)}
     line |= {"cpu_ms_per_trajectory": round(1e3 * cpu / number, 5)} | more
     print(json.dumps(line), flush=True)

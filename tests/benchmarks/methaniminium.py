@@ -1,9 +1,10 @@
 """Potentials of the three singlets of methaniminium: with odd factors, without, and adiabatic; errors, cone, geometric phase.
 
-    python tests/benchmarks/methaniminium.py [--kinds odd invariant adiabatic] [--data first] [--leave-out FAMILY] [--output DIR]
+    python tests/benchmarks/methaniminium.py [--kinds odd invariant adiabatic] [--leave-out FAMILY] [--output DIR]
+    python tests/benchmarks/methaniminium.py --data both --activation tanh      # for dynamics
 
-The data are those of `data/methaniminium`, or of files of the same names in `--folder`; with `--data first` only the first of the
-two files, without what dynamics visits. Both loops around the intersection are left out of the training altogether; of every
+The data are those of `data/methaniminium`, or of files of the same names in `--folder`: the first of the two, or with `--data
+both` the first and then, from there, both. Both loops around the intersection are left out of the training altogether; of every
 other family of geometries a share of `--test` is held out, or with `--leave-out` one family as a whole. Printed are for each kind
 of model
 
@@ -20,6 +21,7 @@ Further kinds: "more" has six odd factors in place of two; "chiral" has the one 
 import argparse
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -51,13 +53,15 @@ MORE = (
     Lean((0, 1), (2, 3), ("C",)),
     Lean((0, 1), (4, 5), ("N",)),
 )
+HIGHEST = 10.0
+"""In eV above the minimum: where even the ground state lies higher trajectories do not come."""
+
 GAPS = (0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0)
 
 
-def built(kind: str, hidden: tuple[int, ...]):
+def built(kind: str, network: MLP):
     """The model to train."""
     descriptor = DefaultACSF(4.0, radial=6, angular=2, zeta=(1.0, 4.0)).build(("H", "C", "N"))
-    network = MLP(hidden, "tanh")  # bounded: beyond the data energies level off, where others fall without end
     if kind == "adiabatic":
         return MultiStatePotential(descriptor, ATOMS, 3, network)
     odd, signs = {
@@ -194,7 +198,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=datasets.path("methaniminium"))
     parser.add_argument("--kinds", nargs="+", default=["odd", "invariant", "adiabatic"])
-    parser.add_argument("--data", choices=("first", "all"), default="all")
+    parser.add_argument("--data", choices=("first", "both"), default="first")
+    parser.add_argument("--activation", default="silu", help="tanh: energies are bounded, which dynamics needs")
     parser.add_argument("--leave-out", help="a family of geometries to hold out as a whole")
     parser.add_argument("--epochs", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
@@ -207,8 +212,6 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
 
     data = read_states(arguments.folder / "ch2nh2_sa3cas43_631gs.npz", METHANIMINIUM)
-    if arguments.data == "all":
-        data = concatenated([data, read_states(arguments.folder / "visited.npz", METHANIMINIUM)])
     meci = dict(np.load(arguments.folder / "meci01.npz"))
     tags = np.array(data.tags)
     loops = np.char.startswith(tags, "loop")
@@ -222,6 +225,12 @@ def main() -> None:
     train, test = rest.pick(kept), rest.pick(held)
     unseen = data.pick(np.concatenate([np.flatnonzero(~loops)[held], np.flatnonzero(loops)]))
     twisted = data.positions[np.flatnonzero(tags == "torsion")[-1]]
+    more = None
+    if arguments.data == "both":
+        visited = read_states(arguments.folder / "visited.npz", METHANIMINIUM)
+        reached = visited.energies[:, 0] - data.energies.min() < HIGHEST
+        more = concatenated([train, visited.pick(np.flatnonzero(reached))])
+    network = MLP(tuple(arguments.hidden), arguments.activation)
     for kind in arguments.kinds:
         loss = StatesLoss(couplings=None) if kind == "adiabatic" else StatesLoss()
         options = StatesTraining(
@@ -232,9 +241,14 @@ def main() -> None:
             seed=arguments.seed,
         )
         began = time.monotonic()
-        fit = train_states(built(kind, tuple(arguments.hidden)), train, options)
+        model = built(kind, network)
+        fit = train_states(model, train, options)
+        if more is not None:
+            short = replace(options, epochs=arguments.epochs // 2, learning_rate=2 / 3 * arguments.rate)
+            fit = train_states(model, more, short, initial=(fit.model, fit.params))
         line = {"kind": kind, "what": "training", "seconds": round(time.monotonic() - began, 1), **fit.history[-1]}
-        line |= {"geometries": len(train), "data": arguments.data, "left_out": arguments.leave_out}
+        line |= {"geometries": len(train if more is None else more), "data": arguments.data}
+        line |= {"activation": arguments.activation, "left_out": arguments.leave_out}
         print(json.dumps(line), flush=True)
         if arguments.output is not None:
             arguments.output.mkdir(parents=True, exist_ok=True)
