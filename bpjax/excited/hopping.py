@@ -167,9 +167,14 @@ def _followed(options: HoppingOptions, U0, U1, k):
 
 
 def move(
-    model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState, h: Float[Array, ""]
+    model: Diabatic,
+    masses: Float[Array, "*R"],
+    options: HoppingOptions,
+    s: HoppingState,
+    h: Float[Array, ""],
+    goes: Bool[Array, ""],
 ) -> Attempt:
-    """Everything of a step of length h up to the choice of a hop, for one trajectory."""
+    """Everything of a step of length h up to the choice of a hop, for one trajectory; hops are tried by those that go."""
     m = move_nuclei(model, masses, options, s, h)
     new = s._replace(R=m.R, v=m.v, force=m.force, E=m.E, U=m.U, earlier=s.E)
     if options.method == "ehrenfest":
@@ -190,7 +195,7 @@ def move(
         target = chosen(P, k, random)
     else:
         target = chosen(electronic.probability, now, random)
-    return Attempt(new, jnp.where(running(s), target, now).astype(k.dtype))
+    return Attempt(new, jnp.where(goes, target, now).astype(k.dtype))
 
 
 def running(s: HoppingState) -> Bool[Array, "*T"]:
@@ -269,9 +274,9 @@ def finish(
     old: HoppingState,
     s: HoppingState,
     h: Float[Array, ""],
-    until: Int[Array, ""],
+    goes: Bool[Array, ""],
 ) -> HoppingState:
-    """Thermostat, decoherence, marks, ends; for one trajectory. If it had stopped, or is at `until`, it stays as it was."""
+    """Thermostat, decoherence, marks, ends; for one trajectory. One that does not go stays as it was."""
     units = options.unit_values
     v = s.v
     if options.friction_per_fs:
@@ -297,7 +302,6 @@ def finish(
     fine = jnp.isfinite(total)
     for values in (new.R, new.v, new.force, new.E, jnp.abs(new.C)):
         fine = fine & jnp.all(jnp.isfinite(values))
-    goes = running(old) & (old.step < until)
     part, level, good, steep = _clock(masses, options, old, total)
     fine = fine | ~good  # a part that is taken back may have gone anywhere
     new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
@@ -306,7 +310,7 @@ def finish(
     go = goes & good & (mark == 0)
     # The log has entries of running trajectories only, and is too long to be copied at every step.
     kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new._replace(log=None), old._replace(log=None))
-    log = s.log._replace(count=jnp.where(goes & ~good, old.log.count, s.log.count))
+    log = s.log._replace(count=jnp.where(goes & good, s.log.count, old.log.count))
     return kept._replace(mark=mark, level=jnp.where(goes, level, old.level), log=log)
 
 
@@ -360,9 +364,10 @@ def attempt(
     The second gradient of a hop is computed only if one is tried. Trajectories that have done `until` steps stay as they are.
     """
     h = options.dt / jnp.asarray(2, s.R.dtype) ** s.level
-    moved = jax.vmap(lambda s, h: move(model, masses, options, s, h))(s, h)
+    goes = running(s) & (s.step < until)
+    moved = jax.vmap(lambda *a: move(model, masses, options, *a))(s, h, goes)
     after = moved.state
     if options.hops:
         carry_out = jax.vmap(lambda a: hop(model, masses, options, a))
         after = jax.lax.cond(jnp.any(moved.target != after.active), carry_out, lambda a: a.state, moved)
-    return jax.vmap(lambda *a: finish(masses, options, *a))(s, after, h, until)
+    return jax.vmap(lambda *a: finish(masses, options, *a))(s, after, h, goes)
