@@ -14,6 +14,7 @@ from bpjax.excited import hopping as steps
 from bpjax.excited.adiabatic import adiabatic, gradients
 from bpjax.excited.gap_couplings import landau_zener
 from bpjax.excited.hopping_files import load_run, save_run
+from bpjax.excited.hopping_marks import raise_for_marks
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import Hopping, run_hopping
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
@@ -379,5 +380,5 @@ def test_zero_direction_is_an_error():
         hopping, state, after = run(rescale)
         assert after.mark == 2 and after.active == 0
         with pytest.raises(DivergedError, match=f"trajectory 0, step 1: the {words} is zero"):
-            hopping._raise_for_marks(state._replace(mark=after.mark[None]))
+            raise_for_marks(state._replace(mark=after.mark[None]), hopping.options)
     assert run("isotropic")[2].mark == 0
