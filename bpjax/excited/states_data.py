@@ -27,6 +27,9 @@ from bpjax.units import ENERGIES, LENGTHS
 COUPLINGS = ("derivative", "interstate", "minus interstate")
 PHASES = ("arbitrary", "consistent")
 
+_ARRAYS = ("positions", "energies", "gradients", "couplings", "dipoles")
+"""Fields of `StatesData` with a row for each geometry, beside the tags."""
+
 _DEFAULTS = {
     "numbers": ("Z", "numbers", "z", "atomic_numbers"),
     "positions": ("R", "positions"),
@@ -172,7 +175,7 @@ class StatesData:
         arrays = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in fields(self)
-            if f.name in ("positions", "energies", "gradients", "couplings", "dipoles")
+            if f.name in _ARRAYS
         }
         return replace(self, **arrays, tags=tuple(self.tags[k] for k in index))
 
@@ -209,7 +212,7 @@ def concatenated(parts: Sequence[StatesData]) -> StatesData:
         if part.phases != first.phases:
             raise ValueError(f"concatenated: phases are {first.phases} and {part.phases}")
     arrays = {}
-    for name in ("positions", "energies", "gradients", "couplings", "dipoles"):
+    for name in _ARRAYS:
         values = [getattr(part, name) for part in parts]
         arrays[name] = None if any(v is None for v in values) else np.concatenate(values)
     return replace(first, **arrays, tags=tuple(tag for part in parts for tag in part.tags))
