@@ -260,14 +260,15 @@ def compare(folder, frames, units, hidden, force_weight, epochs, **kalman):
     return first, np.asarray(state.optimizer.w), state.optimizer.filter, wanted
 
 
-@pytest.mark.parametrize("kind", ["standard", "fading"])
-def test_neon_dimers_of_n2p2_as_in_numpy(shared, kind):
+# Rounding grows: in NumPy alone, a start 1e-15 away ends 2e-12 away after two fading epochs, and 3e-9 after three.
+@pytest.mark.parametrize(("kind", "epochs"), [("standard", 3), ("fading", 2)])
+def test_neon_dimers_of_n2p2_as_in_numpy(shared, kind, epochs):
     folder = shared / "data" / "n2p2" / "train_LJ"
     frames = read_runner(folder / "input.data", "ev-angstrom", "::8")
     options = dict(kind=kind, selection="threshold", forces_threshold=1.0, energy_threshold=0.5, force_energy_ratio=1.0)
-    first, w, found, wanted = compare(folder, frames, "ev-angstrom", (3,), 1.0, 3, **options)
+    first, w, found, wanted = compare(folder, frames, "ev-angstrom", (3,), 1.0, epochs, **options)
     assert np.abs(w - first).max() > 0.1
-    np.testing.assert_allclose(w, wanted.w, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(w, wanted.w, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.P[0], wanted.P, rtol=1e-6, atol=1e-8)
 
 
