@@ -9,9 +9,10 @@ import pytest
 
 from bpjax.errors import BpjaxError
 from bpjax.excited.dipoles import diabatic_dipoles
+from bpjax.excited.state_inputs import labels_of, prediction, state_inputs
 from bpjax.excited.state_losses import StatesLoss, states_loss
 from bpjax.excited.states_data import StatesData
-from bpjax.excited.train import StatesTraining, labels_of, prediction, started, state_inputs, train_states
+from bpjax.excited.train import StatesTraining, started, train_states
 from tests.excited.methaniminium import model, parameters, shaken, states
 
 I, J = np.triu_indices(3, 1)
@@ -57,6 +58,7 @@ def test_prediction_from_stored_derivatives_is_that_of_the_model():
     np.testing.assert_allclose(fewer.gradients, found.gradients[:, :2], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_loss_and_its_slope_do_not_depend_on_signs_of_the_data():
     own, params = teacher(dipoles=True)
     other = parameters(own, 8)
