@@ -23,10 +23,15 @@ hypothesis.settings.register_profile("bpjax", deadline=None, max_examples=50, de
 hypothesis.settings.load_profile("bpjax")
 
 
-def pytest_collection_modifyitems(items):
-    """Skips what needs an accelerator where there is none."""
+def pytest_collection_modifyitems(config, items):
+    """Skips what needs an accelerator where there is none, and there compiles fast tests without the compiler's optimisations.
+
+    Compiling takes most of the time of fast tests. Slow tests and the programs that tests start run what users run.
+    """
     if jax.default_backend() != "cpu":
         return
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no accelerator"))

@@ -8,17 +8,11 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-SLOW = ("04_soap_network", "05_sweep_and_ensemble", "06_where_two_states_meet", "07_methaniminium")
-"""Notebooks that take more than a minute."""
-
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=pytest.mark.slow if path.stem in SLOW else []) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch, request):
     if "n2p2" in path.stem:  # a potential that may not be shipped
         folder = request.getfixturevalue("shared") / "data" / "n2p2" / "H2O_RPBE-D3"

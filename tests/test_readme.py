@@ -49,6 +49,7 @@ def test_links_lead_somewhere():
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_example_runs(tmp_path, monkeypatch, capsys):
     import ase.io
 

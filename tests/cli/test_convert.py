@@ -95,7 +95,7 @@ def test_names_of_the_units():
 # -------------------------------------------------------------------------------------------------------------- potentials
 
 
-@pytest.mark.parametrize(("name", "members"), [("nnp", None), ("committee", 3)])
+@pytest.mark.parametrize(("name", "members"), [("nnp", None), pytest.param("committee", 3, marks=pytest.mark.slow)])
 def test_folder_to_model_and_back(folder, tmp_path, capsys, name, members):
     units = "hartree-bohr" if members is None else "ev-angstrom"
     model, back = tmp_path / "m.bpjax", tmp_path / "back"
@@ -117,6 +117,7 @@ def test_folder_to_model_and_back(folder, tmp_path, capsys, name, members):
     assert_same_potential(read_potential(back, "hartree-bohr"), (potential, params))
 
 
+@pytest.mark.slow
 def test_model_to_folder_without_units(folder, tmp_path, capsys):
     out = tmp_path / "nnp_v1.2"
     assert run("convert", folder / "m.bpjax", out) == 0
@@ -249,6 +250,7 @@ def test_folders_without_a_usable_potential(folder, tmp_path, capsys):
 # -------------------------------------------------------------------------------------------- folders in the other commands
 
 
+@pytest.mark.slow
 def test_predict_with_a_folder(folder, tmp_path, capsys):
     """Folder and data file, or the converted ones: the same results."""
     a, b = tmp_path / "a.extxyz", tmp_path / "b.extxyz"
@@ -262,6 +264,7 @@ def test_predict_with_a_folder(folder, tmp_path, capsys):
         assert not one.arrays["outside"].any() and "outside" not in other.arrays
 
 
+@pytest.mark.slow
 def test_predict_with_a_committee(folder, tmp_path):
     out, again = tmp_path / "out.extxyz", tmp_path / "again.extxyz"
     words = ("predict", folder / "committee", folder / "in.extxyz", "-o", out, "--dtype", "float64")
@@ -278,6 +281,7 @@ def test_predict_with_a_committee(folder, tmp_path):
         assert not {"energy_spread", "forces_spread", "outside"} & ({*atoms.info} | {*atoms.arrays})
 
 
+@pytest.mark.slow
 def test_predict_warns_of_extrapolation(folder, tmp_path, capsys):
     out, bad = tmp_path / "out.extxyz", tmp_path / "bad.extxyz"
     frames = [crystal() for _ in range(3)]
@@ -314,6 +318,7 @@ def test_options_of_extrapolation(folder, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_evaluate_counts_structures_outside(folder, tmp_path, capsys):
     for model, more, outside in (("narrow", UNITS, 3), ("nnp", UNITS, 0), ("m.bpjax", UNITS, None)):
         out = tmp_path / f"{model}.json"
@@ -325,6 +330,7 @@ def test_evaluate_counts_structures_outside(folder, tmp_path, capsys):
             assert f"in {outside} of 3 structures" in text
 
 
+@pytest.mark.slow
 def test_md_with_a_folder(folder, tmp_path):
     out = tmp_path / "run.extxyz"
     words = ("md", folder / "nnp", folder / "in.data", "--frame", 0, "-o", out, "--steps", 4, "--log-interval", 2)
@@ -334,6 +340,7 @@ def test_md_with_a_folder(folder, tmp_path):
     assert record["potential_energy"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_md_stops_outside_of_the_range_of_training(folder, tmp_path, capsys):
     out, bad = tmp_path / "run.extxyz", tmp_path / "bad.extxyz"
     more = ("--steps", 4, "--log-interval", 2, *UNITS, "--max-extrapolations")
@@ -363,6 +370,7 @@ def test_options_of_extrapolation_in_md(folder, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_water_of_n2p2(shared, tmp_path):
     """1080 atoms; the energy is that of n2p2's own tests."""

@@ -126,6 +126,7 @@ def springs(R):
     return H.reshape(3 * N, 3 * N)
 
 
+@pytest.mark.slow
 def test_trained_molecule_from_a_hessian(tmp_path, capsys):
     """A model file of several states, and a Hessian in other units than the model's: zero-point energy of the samples."""
     own, R = model("odd"), TWISTED / BOHR

@@ -57,6 +57,7 @@ def run(folder):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_sweep_leaves_everything(run):
     names = {path.name for path in run.iterdir()}
     assert {"trials.csv", "trials.jsonl", "report.json", "parallel.png", "pareto.png", "best"} <= names
@@ -70,6 +71,7 @@ def test_sweep_leaves_everything(run):
     assert best["trial"] in {line["number"] for line in lines} and set(report["pareto"]) <= set(range(4))
 
 
+@pytest.mark.slow
 def test_best_point_trains_alone_to_the_same_errors(folder, run):
     assert main(["train", str(run / "best" / "config.toml"), "-o", str(folder / "alone")]) == 0
     wanted = json.loads((run / "report.json").read_text())["best"]["validation"]
@@ -78,6 +80,7 @@ def test_best_point_trains_alone_to_the_same_errors(folder, run):
         assert found[name] == pytest.approx(wanted[name], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_more_trials(folder, run, capsys):
     before = (run / "trials.jsonl").read_text()
     (folder / "more.toml").write_text(CONFIG.format(trials=6, more=""))

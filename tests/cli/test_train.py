@@ -253,6 +253,7 @@ def test_nothing_to_resume(folder, tmp_path, capsys):
     assert "no run to resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_interrupted_by_signal_and_resumed(folder, tmp_path):
     """Ctrl-C in a process of its own; the resumed run ends in the same file as one that was not interrupted."""
     (folder / "long.toml").write_text(training_file(1000, 250, test=True))

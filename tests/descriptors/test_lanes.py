@@ -128,6 +128,7 @@ def test_ani_with_any_number_of_near_neighbours():
         assert_equal(fast(*env), plain(*env), 1e-12)
 
 
+@pytest.mark.slow
 def test_without_pairs():
     """Atoms with one neighbour or none have no angular functions: as the plain form says, exactly."""
     model = Potential(SETS["all kinds"], MLP((6,)))
@@ -166,6 +167,7 @@ def test_cutoff_and_slope(kind):
     np.testing.assert_allclose(single[:, 0, 0], cutoff(jnp.asarray(r)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives_of_derivatives():
     """Gradients of forces with respect to parameters are those of the plain form; forces by grad are those of predict."""
     model = Potential(SETS["narrow"], MLP((6,)))
@@ -203,6 +205,7 @@ def replace_leaf(params, network):
     return {**params, "networks": {**params["networks"], "H": network}}
 
 
+@pytest.mark.slow
 def test_batches():
     """Replicas, members, and both at once: each as evaluated on its own."""
     model = Potential(SETS["narrow"], MLP((6,)))

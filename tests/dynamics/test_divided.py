@@ -47,6 +47,7 @@ def check_trajectory(found, devices, rebuilds=2):
     assert max(found["positions"], found["momenta"], found["log"]) < 1e-9 and found["moved"] > 0.05, found
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_numbers_of_one():
     found = probe("skewed_only_four", "program")
     check_agreement(found["skewed_only_four"])
@@ -120,6 +121,7 @@ def test_bins_cover_the_search():
     assert np.argmax(bins.strides) == 0
 
 
+@pytest.mark.slow
 def test_large_systems_take_this_way_on_one_device(monkeypatch):
     common = {"steps": 20, "temperature": 600.0, "timestep_fs": 2.0, "skin": 0.3, "dtype": "float64"}
     atoms = crystal(3, mixed=True)

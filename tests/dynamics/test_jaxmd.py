@@ -100,6 +100,7 @@ def test_plain_list_of_jaxmd():
     np.testing.assert_allclose(-gradient(R, neighbor=neighbors)[1], reference(atoms).forces, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_slab_and_free_cluster():
     slab = crystal(2, mixed=True)
     slab.pbc = (True, False, True)
@@ -303,6 +304,7 @@ def test_minimum_image_is_checked():
     check_minimum_image(box, (False, True, True), 9.9)
 
 
+@pytest.mark.slow
 def test_float32_energy_and_forces():
     atoms = skewed()
     expected = reference(atoms)

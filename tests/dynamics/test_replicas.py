@@ -109,6 +109,7 @@ def agreement(starts, ensemble, tolerance=1e-9, capacity=None, **more):
     return together[0].overflows
 
 
+@pytest.mark.slow
 def test_unlike_systems_under_a_thermostat_are_those_of_single_runs():
     """Different numbers of degrees of freedom, boxes, temperatures and seeds."""
     assert agreement([molecule(), skewed()], "nvt") == 0

@@ -66,7 +66,7 @@ def cluster():
     return atoms
 
 
-@pytest.mark.parametrize("make", [left_handed, slab, cluster])
+@pytest.mark.parametrize("make", [left_handed, pytest.param(slab, marks=pytest.mark.slow), cluster])
 def test_same_trajectory_as_plain_verlet(make):
     atoms = make()
     atoms.set_momenta(thermal_momenta(atoms.get_masses(), 100.0, np.random.default_rng(3), None))
@@ -198,6 +198,7 @@ def test_explosion_stops_with_the_last_good_frame(tmp_path):
     assert records[-1]["step"] == frames[-1].info["step"] == last.info["step"]
 
 
+@pytest.mark.slow
 def test_nan_stops_too():
     broken = params()
     broken["energy_scale"] = np.float32(np.nan)

@@ -147,6 +147,7 @@ def test_errors_name_what_is_wrong(calculator):
         atoms.get_potential_energy()
 
 
+@pytest.mark.slow
 def test_float64_without_x64_mode_says_what_to_do():
     code = (
         "from tests.small_model import *; from bpjax.interop.ase import BpjaxCalculator\n"

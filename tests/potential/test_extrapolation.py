@@ -145,6 +145,7 @@ def committee():
     return model, members, jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
+@pytest.mark.slow
 def test_committee_is_mean_and_spread_of_its_members():
     model, members, params = committee()
     frames = [crystal(), liquid()]

@@ -160,6 +160,7 @@ def test_divergence_is_said(data):
         fit(data, changed(learning_rate=1e30, clip=1e30))
 
 
+@pytest.mark.slow
 def test_explicit_descriptor_fixes_the_order_of_elements(data):
     descriptor = ACSF(("Cu", "Al"), 4.0, g2=(Radial(0.5), Radial(1.0, 2.0)))
     options = dataclasses.replace(changed(steps=5), descriptor=descriptor)
@@ -194,6 +195,7 @@ def test_bad_options(options, message):
         changed(**options)
 
 
+@pytest.mark.slow
 def test_species_weights_of_soap_are_learned(data, tmp_path):
     descriptor = SOAP(("Al", "Cu"), 4.0, 2, 1, 0.5, species_weights=((1.0, 0.6),), learn_weights=True)
     options = dataclasses.replace(changed(steps=10, checkpoint_every=5), descriptor=descriptor)

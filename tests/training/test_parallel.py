@@ -50,6 +50,7 @@ def probe(folder, *kinds):
     return {line["kind"]: line for line in map(json.loads, found.stdout.splitlines())}
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_numbers_of_one(folder):
     found = probe(folder, "stored", "program")
     stored, program = found["stored"], found["program"]

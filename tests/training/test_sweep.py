@@ -71,6 +71,7 @@ def assert_equal_alone(data, options, outcomes, potentials, atol):
         assert outcomes[n].errors["energy_mae"] == pytest.approx(best["validation_energy_mae"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_members_equal_single_runs(data):
     """Everything that is an array of one program, all different."""
     space = {
@@ -96,7 +97,8 @@ RADIAL = (Radial(0.5), Radial(4.0, 2.5), Radial(4.0, 3.2))
 ANGULAR = (Angular(0.1, 1.0, 1.0), Angular(0.1, 1.0, -1.0))
 
 
-@pytest.mark.parametrize("angular", [(), pytest.param(ANGULAR, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("angular", [(), ANGULAR])
 def test_traced_symmetry_functions_equal_single_runs(data, angular):
     base = dataclasses.replace(OPTIONS, descriptor=ACSF(data.elements, 4.0, g2=RADIAL, g5=angular))
     space = {"descriptor.g2[1].r_s": {"low": 2.0, "high": 3.0}, "descriptor.g2[0].eta": {"low": 0.1, "high": 1.0}}
@@ -135,6 +137,7 @@ def test_static_options_make_programs(data, space, values, programs):
     assert_equal_alone(data, options, outcomes, potentials, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_halving_keeps_the_best(data):
     rates = [1e-6, 1e-2, 1e-5, 3e-3, 1e-7]
     space = {"optimizer.learning_rate": rates}

@@ -119,6 +119,7 @@ print(len(all_asked(study, 3)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path):
     storage = str(tmp_path / "shared.log")
     folders = [tmp_path / name for name in ("one", "two")]

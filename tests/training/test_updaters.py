@@ -55,6 +55,7 @@ def test_methods_learn(data, method, rate):
     assert history[-1]["validation_loss"] < 0.5 * history[0]["validation_loss"]
 
 
+@pytest.mark.slow
 def test_adamw_takes_the_steps_of_optax(data):
     options = changed(steps=5, evaluate_every=5, checkpoint_every=5, weight_decay=0.1)
     problem = pose(data, options)

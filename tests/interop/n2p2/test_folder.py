@@ -247,6 +247,7 @@ def test_a_failure_leaves_what_was_there(folder, tmp_path, monkeypatch):
     same(read_folder(folder), first)
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_published_folders_return_exactly(shared, tmp_path):
     folders = sorted((shared / "reference" / "n2p2").glob("*/")) + sorted((shared / "data" / "mlearn_nnp").glob("*/"))

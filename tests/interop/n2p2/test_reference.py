@@ -95,14 +95,7 @@ def close(found, expected, tolerance, what):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * 1e-3 * largest, err_msg=what)
 
 
-OFTEN = (
-    "weighted",
-    "element_nodes",
-    "normalize_nodes",
-    "act_S",
-    "exp_cutoff0",
-    "exp_cutoff2",
-)
+OFTEN = ("weighted", "element_nodes", "act_S")
 """Cases that run every time; the others, which repeat parts of these, are among the slow tests."""
 
 
@@ -161,7 +154,7 @@ def test_forces_where_an_atom_sees_its_image(shared):
 PUBLISHED = {"H2O_RPBE-D3": "hartree-bohr", "Cu2S_PBE": "ev-angstrom"}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["H2O_RPBE-D3", pytest.param("Cu2S_PBE", marks=pytest.mark.slow)])
 def test_published_potentials(shared, name):
     folder, units = shared / "data" / "n2p2" / name, PUBLISHED[name]
     model, params = read_potential(folder, units)
@@ -176,6 +169,7 @@ def test_published_potentials(shared, name):
     np.testing.assert_allclose(found.energy, in_tests_of_n2p2 * energy, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_single_precision(shared):
     """Water in float32: networks work in normalised units, and offsets of 7000 eV stay on the host."""
     folder = shared / "data" / "n2p2" / "H2O_RPBE-D3"
@@ -218,6 +212,7 @@ def test_mlearn(shared, element):
     assert compared
 
 
+@pytest.mark.slow
 def test_jax_md(shared):
     """A folder as `(neighbor_fn, energy_fn)`, on a cell with several images."""
     folder = shared / "reference" / "n2p2" / "weighted"
