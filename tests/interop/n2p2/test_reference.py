@@ -96,7 +96,7 @@ def close(found, expected, tolerance, what):
 
 
 OFTEN = ("weighted", "element_nodes", "act_S")
-"""Cases that run every time; the others, which repeat parts of these, are among the slow tests."""
+"""Cases that run every time; the others are among the slow tests."""
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in OFTEN else pytest.mark.slow) for c in CASES])
@@ -154,7 +154,9 @@ def test_forces_where_an_atom_sees_its_image(shared):
 PUBLISHED = {"H2O_RPBE-D3": "hartree-bohr", "Cu2S_PBE": "ev-angstrom"}
 
 
-@pytest.mark.parametrize("name", ["H2O_RPBE-D3", pytest.param("Cu2S_PBE", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "Cu2S_PBE" else []) for n in PUBLISHED]
+)
 def test_published_potentials(shared, name):
     folder, units = shared / "data" / "n2p2" / name, PUBLISHED[name]
     model, params = read_potential(folder, units)
