@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ class Options:
 
     The folder DIR gets populations.csv and .json (time, share of trajectories on each adiabatic state with its binomial error,
     amplitudes, diabatic populations), populations.png, hops.jsonl (every attempted hop), report.json (energy drift, internal
-    consistency, where trajectories went), restart.npz, and on request trajectories.
+    consistency, where trajectories went, which were lost), restart.npz, and on request trajectories.
 
     Example: bpjax hop model.bpjax start.extxyz --state 2 --steps 1000 --timestep 0.25 -o hops
     """
@@ -83,6 +83,10 @@ class Options:
     frustrated: Literal["keep", "reverse", "gradient"] = "keep"
     """What happens to the velocity when a hop cannot be paid for; gradient: reversed where the other state pushes back."""
 
+    lost: Literal["stop", "leave_out"] | None = None
+    """What happens when a trajectory cannot go on, say in a hole of the model: the run stops, or goes on without it, which biases
+    averages where there are more than a few. By default stop, and with --resume as before."""
+
     temperature: float = 0.0
     """In K, for sampling from a Hessian or modes."""
 
@@ -102,7 +106,7 @@ class Options:
     """Precision."""
 
     resume: bool = False
-    """Go on from restart.npz in DIR, with the options of that run; those given here are not looked at, but --steps."""
+    """Go on from restart.npz in DIR, with the options of that run; those given here are not looked at, but --steps and --lost."""
 
     overwrite: bool = False
     """Replace results in DIR."""
@@ -133,6 +137,7 @@ def run(options: Options) -> None:
     model = find_model(options.model)
     if options.resume:
         done: Any = load_run(options.output / RESTART)
+        done.options = replace(done.options, lost=options.lost or done.options.lost)
         hopping = Hopping(model.model, model.masses, done.options)
         if done.state.R.shape[1:] != (shape := _coordinates(model, done)):
             raise BpjaxError(
@@ -189,6 +194,7 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
         energy_tolerance_ev=tolerance,
         region=None if model.edge is None else (-model.edge, model.edge),
         units=model.units,
+        lost=options.lost or "stop",
         **{name: getattr(options, name) for name in names},
     )
     hopping = Hopping(model.model, model.masses, settings)
@@ -240,15 +246,16 @@ def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:
     write_hops(folder / "hops.jsonl", done)
     plot_populations(done.times_fs, found, path=folder / "populations.png")
     eV = HARTREE / ELECTRONIC[model.units].hartree
-    outcome = done.outcomes()
+    outcome, drift = done.outcomes(), done.drift[np.asarray(done.state.mark) == 0]
     report = {
         "model": options.model,
         "trajectories": int(done.records.active.shape[1]),
         "time_fs": float(done.times_fs[-1]),
         "hops": int(done.hops["accepted"].sum()),
         "frustrated_hops": int((~done.hops["accepted"]).sum()),
-        "largest_energy_drift_ev": float(done.drift.max() * eV),
-        "mean_energy_drift_ev": float(done.drift.mean() * eV),
+        "lost": [lost._asdict() for lost in done.lost],
+        "largest_energy_drift_ev": float(drift.max() * eV),
+        "mean_energy_drift_ev": float(drift.mean() * eV),
         "largest_inconsistency": float(found.inconsistency.max()),
         "populations": found.counts[-1].tolist(),
         "errors": found.errors[-1].tolist(),
@@ -265,7 +272,8 @@ def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:
         _write_trajectories(options, model, done)
     last = ", ".join(f"{share:.3f}" for share in found.counts[-1])
     size = f"{report['trajectories']} trajectories, {done.times_fs[-1]:g} fs"
-    print(f"wrote {folder}: {size}, {report['hops']} hops; populations {last}")
+    without = f" ({len(report['lost'])} lost, see report.json)" if report["lost"] else ""
+    print(f"wrote {folder}: {size}{without}, {report['hops']} hops; populations {last}")
 
 
 def _write_trajectories(options: Options, model: MovingModel, done: HoppingRun) -> None:
@@ -284,4 +292,4 @@ def _write_trajectories(options: Options, model: MovingModel, done: HoppingRun) 
         return
     rows = list(which)
     kept = {name: getattr(done.records, name)[:, rows] for name in ("active", "adiabatic", "diabatic", "R", "v")}
-    write_npz(options.output / "trajectories.npz", kept | {"times_fs": done.times_fs})
+    write_npz(options.output / "trajectories.npz", kept | {"going": done.going[:, rows], "times_fs": done.times_fs})

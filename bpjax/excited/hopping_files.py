@@ -68,13 +68,15 @@ def load_run(path: _Path) -> HoppingRun:
 
 
 def population_table(run: HoppingRun) -> dict[str, Any]:
-    """Columns by name: time_fs, and for each state i the population_i, error_i, amplitude_i, diabatic_i, diabatic_error_i."""
+    """Columns by name: time_fs, for each state i the population_i, error_i, amplitude_i, diabatic_i, diabatic_error_i, and going:
+    the number of trajectories that count.
+    """
     found = run.populations()
     columns: dict[str, Any] = {"time_fs": run.times_fs}
     names = ("population", "error", "amplitude", "diabatic", "diabatic_error")
-    for name, values in zip(names, found, strict=True):
+    for name, values in zip(names, found[: len(names)], strict=True):
         columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
-    return columns
+    return columns | {"going": found.number}
 
 
 def write_populations(path: _Path, run: HoppingRun) -> None:
@@ -106,7 +108,8 @@ def write_trajectories(
     speed: float,
     energy: float,
 ) -> None:
-    """Writes frames of some trajectories of a molecule, one trajectory after the other, as extended XYZ.
+    """Writes frames of some trajectories of a molecule, one trajectory after the other, as extended XYZ; of lost ones those
+    before they were.
 
     Args:
       path: the file.
@@ -115,14 +118,14 @@ def write_trajectories(
       which: numbers of the trajectories.
       length, speed, energy: of the model in A, in ASE's unit of velocity, and in eV.
     """
-    R, v = run.records.R, run.records.v
+    R, v, going = run.records.R, run.records.v, run.going
     with atomic_path(path) as temporary, TrajectoryWriter(temporary, overwrite=True) as writer:
         for number in which:
-            for n, time in enumerate(run.times_fs):
+            for n in np.flatnonzero(going[:, number]):
                 atoms = ase.Atoms(list(symbols), positions=R[n, number] * length)
                 atoms.set_velocities(v[n, number] * speed)
                 values = {
                     name: float(getattr(run.records, name)[n, number]) * energy for name in ("potential", "kinetic")
                 }
                 state = int(run.records.active[n, number])
-                writer.write(atoms, trajectory=int(number), time_fs=float(time), state=state, **values)
+                writer.write(atoms, trajectory=int(number), time_fs=float(run.times_fs[n]), state=state, **values)

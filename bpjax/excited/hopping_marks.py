@@ -1,6 +1,6 @@
-"""Why a trajectory cannot go on: marks that it carries inside compiled calls, and the errors that they become outside."""
+"""Why a trajectory cannot go on: marks that it carries inside compiled calls, and the words that they become outside."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,36 +17,54 @@ TOO_STEEP = 3
 """Mark of a trajectory whose energy could be kept only by dividing step after step into very many parts."""
 
 
+class Lost(NamedTuple):
+    """A trajectory that could not go on: its number, the steps that it had done, and why."""
+
+    trajectory: int
+    steps: int
+    reason: str
+
+
+def lost(state: Any, options: HoppingOptions) -> list[Lost]:
+    """The trajectories of a state (`hopping.HoppingState`) that cannot go on, in order."""
+    return [Lost(n, int(state.step[n]), _reason(state, options, n)) for n in np.flatnonzero(state.mark).tolist()]
+
+
 def raise_for_marks(state: Any, options: HoppingOptions) -> None:
-    """Raises for the first trajectory of a state (`hopping.HoppingState`) that cannot go on.
+    """Raises for the first trajectory that cannot go on; with the option lost="leave_out" only if all of them cannot.
 
     Raises:
       DivergedError: with its number, the step and the reason.
     """
-    marks = np.asarray(state.mark)
-    if not marks.any():
+    number, total = int(np.count_nonzero(state.mark)), len(state.mark)
+    if not number or (options.lost == "leave_out" and number < total):
         return
-    number = int((marks > 0).argmax())
-    where = f"trajectory {number}, step {int(state.step[number]) + 1}"
-    others = f" ({int((marks > 0).sum())} of {len(marks)} trajectories stopped)" if (marks > 0).sum() > 1 else ""
-    mark = int(marks[number])
+    first = int(np.flatnonzero(state.mark)[0])
+    others = f" ({number} of {total} trajectories stopped)" if number > 1 else ""
+    rest = "" if options.lost == "leave_out" or total == 1 else "; with lost=leave_out the others go on"
+    where = f"trajectory {first}, step {int(state.step[first]) + 1}"
+    raise DivergedError(f"{where}: {_reason(state, options, first)}{others}{rest}")
+
+
+def _reason(state: Any, options: HoppingOptions, number: int) -> str:
+    mark = int(state.mark[number])
     if mark == NO_DIRECTION:
         names = {"coupling": "coupling vector", "gradients": "difference of the gradients"}
         kind = names.get(options.rescale, "velocity")
-        raise DivergedError(
-            f"{where}: the {kind} is zero, so that no momentum can pay for the hop (option rescale={options.rescale}; "
-            f"the others are coupling, gradients, velocity, isotropic){others}"
+        return (
+            f"the {kind} is zero, so that no momentum can pay for the hop (option rescale={options.rescale}; "
+            "the others are coupling, gradients, velocity, isotropic)"
         )
     if mark == TOO_STEEP:
-        raise DivergedError(
-            f"{where}: the energy can be kept to {options.energy_tolerance_ev:g} eV only by steps far shorter than "
+        return (
+            f"the energy can be kept to {options.energy_tolerance_ev:g} eV only by steps far shorter than "
             f"{options.timestep_fs:g} fs; it is {_extent(state, number)}: the trajectory has left what the model knows, "
-            f"or energy_tolerance_ev is too strict{others}"
+            "or energy_tolerance_ev is too strict"
         )
     assert mark == NOT_FINITE
-    raise DivergedError(
-        f"{where}: energies, forces or amplitudes are not finite; the last good state is {_extent(state, number)}; "
-        f"the model is not finite there, or the time step of {options.timestep_fs:g} fs is too long{others}"
+    return (
+        f"energies, forces or amplitudes are not finite; the last good state is {_extent(state, number)}; "
+        f"the model is not finite there, or the time step of {options.timestep_fs:g} fs is too long"
     )
 
 

@@ -13,6 +13,7 @@ Amplitudes = Literal["local_diabatisation", "coupling"]
 Decoherence = Literal["energy", "none"]
 Rescale = Literal["coupling", "gradients", "velocity", "isotropic"]
 Frustrated = Literal["keep", "reverse", "gradient"]
+Lost = Literal["stop", "leave_out"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class HoppingOptions:
       tracking: follow the character of states that swap between two steps (trivial crossings). None: as the method needs it.
       region: lowest and highest first coordinate; a trajectory that leaves it outwards has ended. None: it never does.
       temperature: of a Langevin thermostat in K.  friction_per_fs: its friction in 1/fs; 0 for none.
+      lost: trajectories that cannot go on (a hole of the model, values that are not finite, no direction to pay for a hop)
+        "stop" the run with an error, or are left out ("leave_out") of all averages from then on. Those that get lost are no fair
+        sample: where there are more than a few, averages of the rest are biased.
       hop_capacity: attempted hops of a trajectory that a call has room for; it is grown when there are more.
       units: "atomic" (hartree, bohr, electron masses) or "ev-angstrom" (eV, angstrom, amu): those of the model.
 
@@ -63,6 +67,7 @@ class HoppingOptions:
     region: tuple[float, float] | None = None
     temperature: float = 0.0
     friction_per_fs: float = 0.0
+    lost: str = "stop"
     hop_capacity: int = 32
     units: str = "atomic"
 
@@ -70,6 +75,7 @@ class HoppingOptions:
         for name, kind in (
             *(("method", Method), ("amplitudes", Amplitudes), ("decoherence", Decoherence)),
             *(("rescale", Rescale), ("frustrated", Frustrated), ("integrator", Integrator)),
+            ("lost", Lost),
         ):
             allowed = get_args(kind)
             check(

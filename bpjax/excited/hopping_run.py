@@ -31,7 +31,7 @@ from bpjax.excited.hopping import (
     potential_energy,
     running,
 )
-from bpjax.excited.hopping_marks import TOO_STEEP, raise_for_marks
+from bpjax.excited.hopping_marks import TOO_STEEP, Lost, lost, raise_for_marks
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
 from bpjax.progress import ProgressFn, silent
@@ -100,12 +100,23 @@ class HoppingRun:
 
     def populations(self) -> averages.Populations:
         """Populations with errors at every record."""
-        return averages.populations(self.records.active, self.records.adiabatic, self.records.diabatic)
+        return averages.populations(self.records.active, self.records.adiabatic, self.records.diabatic, self.going)
 
     def outcomes(self) -> averages.Outcomes:
         """Shares of trajectories that were reflected and transmitted; with the option `region`."""
-        state = self.state
-        return averages.outcomes(np.asarray(state.outcome), np.asarray(state.active), state.E.shape[1])
+        state, kept = self.state, np.asarray(self.state.mark) == 0
+        return averages.outcomes(np.asarray(state.outcome)[kept], np.asarray(state.active)[kept], state.E.shape[1])
+
+    @property
+    def lost(self) -> list[Lost]:
+        """Trajectories that could not go on; with the option `lost` at "leave_out"."""
+        return lost(self.state, self.options)
+
+    @property
+    def going(self) -> np.ndarray:
+        """Which trajectories count at which record (records, trajectories): those not lost by then, the others stand still."""
+        steps = np.rint(self.times_fs / self.options.timestep_fs).astype(int)
+        return (np.asarray(self.state.mark) == 0) | (steps[:, None] <= np.asarray(self.state.step))
 
     @property
     def drift(self) -> np.ndarray:
@@ -238,7 +249,7 @@ class Hopping:
 
         Raises:
           ConfigError: numbers of steps that do not fit.
-          DivergedError: a trajectory that cannot go on, with its number and step.
+          DivergedError: a trajectory that cannot go on, with its number and step; if left out (option `lost`), the last one.
         """
         if steps < 1 or interval < 1 or steps % interval:
             raise ConfigError(f"{steps}: must be a positive multiple of the interval, {interval}", field="steps")
@@ -257,7 +268,7 @@ class Hopping:
                 pieces.append(found)
                 state = state._replace(log=state.log._replace(count=jnp.zeros_like(state.log.count)))
                 records -= now
-                bar.update(now * interval, running=int((np.asarray(state.outcome) == 0).sum()))
+                bar.update(now * interval, running=int(np.sum(running(state))))
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
         times = self._times(start, interval, len(joined.active))
         return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval)

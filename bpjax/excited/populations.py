@@ -31,13 +31,14 @@ def recorded(
 
 
 class Populations(NamedTuple):
-    """Averages over all trajectories at every record.
+    """Averages at every record over the trajectories that go on there.
 
     Attributes:
       counts: share of trajectories on each adiabatic state.  errors: their binomial errors, one standard deviation.
       amplitudes: mean squared amplitudes of the adiabatic states.
       diabatic: from active state and coherences, see the module; without bounds of 0 and 1 for a single trajectory.
       diabatic_errors: standard deviations of these means.
+      number: of trajectories.
     """
 
     counts: Float[np.ndarray, "T S"]
@@ -45,6 +46,7 @@ class Populations(NamedTuple):
     amplitudes: Float[np.ndarray, "T S"]
     diabatic: Float[np.ndarray, "T S"]
     diabatic_errors: Float[np.ndarray, "T S"]
+    number: Int[np.ndarray, " T"]
 
     @property
     def inconsistency(self) -> Float[np.ndarray, " T"]:
@@ -52,22 +54,30 @@ class Populations(NamedTuple):
         return np.abs(self.counts - self.amplitudes).max(axis=1)
 
 
-def binomial_error(share: np.ndarray, number: int) -> Any:
+def binomial_error(share: np.ndarray, number: Any) -> Any:
     r"""Standard deviation :math:`\sqrt{p (1 - p)/N}` of a share of N trajectories."""
     return np.sqrt(np.clip(share * (1 - share), 0, None) / number)
 
 
-def populations(active: np.ndarray, adiabatic: np.ndarray, diabatic: np.ndarray) -> Populations:
-    """Averages over trajectories of what was recorded: (T, N), (T, N, S), (T, N, S)."""
-    number, states = active.shape[1], adiabatic.shape[2]
-    counts = (active[..., None] == np.arange(states)).mean(axis=1)
-    spread = diabatic.std(axis=1, ddof=1 if number > 1 else 0) / np.sqrt(number)
-    return Populations(counts, binomial_error(counts, number), adiabatic.mean(axis=1), diabatic.mean(axis=1), spread)
+def populations(
+    active: np.ndarray, adiabatic: np.ndarray, diabatic: np.ndarray, going: np.ndarray | None = None
+) -> Populations:
+    """Averages over trajectories of what was recorded, (T, N), (T, N, S), (T, N, S); `going` (T, N): which of them count."""
+    going = np.ones(active.shape, bool) if going is None else going
+    number = going.sum(axis=1)
+    N = number[:, None]
+
+    def mean(values):
+        return np.where(going[..., None], values, 0).sum(axis=1) / N
+
+    counts, P = mean(active[..., None] == np.arange(adiabatic.shape[2])), mean(diabatic)
+    variance = mean((diabatic - P[:, None]) ** 2) * N / np.maximum(N - 1, 1)
+    return Populations(counts, binomial_error(counts, N), mean(adiabatic), P, np.sqrt(variance / N), number)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Where trajectories of a scattering run went, as shares of all.
+    """Where trajectories of a scattering run went, as shares of all that were not lost.
 
     Attributes:
       reflected, transmitted: share that left at the lower and at the upper end, by adiabatic state.
@@ -87,7 +97,7 @@ class Outcomes:
 
 
 def outcomes(outcome: np.ndarray, active: np.ndarray, states: int) -> Outcomes:
-    """Shares from the outcome (-1, 0, 1) and the final state of every trajectory."""
+    """Shares from the outcome (-1, 0, 1) and the final state of every trajectory that was not lost."""
     on = np.asarray(active)[:, None] == np.arange(states)
     reflected, transmitted = (((np.asarray(outcome) == side)[:, None] & on).mean(axis=0) for side in (-1, 1))
     return Outcomes(reflected, transmitted, float(np.mean(np.asarray(outcome) == 0)), len(outcome))
