@@ -24,10 +24,13 @@ hypothesis.settings.load_profile("bpjax")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skips what needs an accelerator where there is none, and there compiles fast tests without the compiler's optimisations.
+    """Exhaustive tests are slow. Without an accelerator, skips what needs one, and compiles fast tests without optimisations.
 
     Compiling takes most of the time of fast tests. Slow tests and the programs that tests start run what users run.
     """
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.slow)
     if jax.default_backend() != "cpu":
         return
     if config.option.markexpr == "not slow":

@@ -95,7 +95,9 @@ def test_names_of_the_units():
 # -------------------------------------------------------------------------------------------------------------- potentials
 
 
-@pytest.mark.parametrize(("name", "members"), [("nnp", None), pytest.param("committee", 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "members"), [("nnp", None), pytest.param("committee", 3, marks=pytest.mark.exhaustive)]
+)
 def test_folder_to_model_and_back(folder, tmp_path, capsys, name, members):
     units = "hartree-bohr" if members is None else "ev-angstrom"
     model, back = tmp_path / "m.bpjax", tmp_path / "back"
@@ -264,7 +266,7 @@ def test_predict_with_a_folder(folder, tmp_path, capsys):
         assert not one.arrays["outside"].any() and "outside" not in other.arrays
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_predict_with_a_committee(folder, tmp_path):
     out, again = tmp_path / "out.extxyz", tmp_path / "again.extxyz"
     words = ("predict", folder / "committee", folder / "in.extxyz", "-o", out, "--dtype", "float64")
@@ -318,7 +320,7 @@ def test_options_of_extrapolation(folder, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_evaluate_counts_structures_outside(folder, tmp_path, capsys):
     for model, more, outside in (("narrow", UNITS, 3), ("nnp", UNITS, 0), ("m.bpjax", UNITS, None)):
         out = tmp_path / f"{model}.json"
@@ -330,7 +332,7 @@ def test_evaluate_counts_structures_outside(folder, tmp_path, capsys):
             assert f"in {outside} of 3 structures" in text
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_md_with_a_folder(folder, tmp_path):
     out = tmp_path / "run.extxyz"
     words = ("md", folder / "nnp", folder / "in.data", "--frame", 0, "-o", out, "--steps", 4, "--log-interval", 2)
@@ -340,7 +342,7 @@ def test_md_with_a_folder(folder, tmp_path):
     assert record["potential_energy"] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_md_stops_outside_of_the_range_of_training(folder, tmp_path, capsys):
     out, bad = tmp_path / "run.extxyz", tmp_path / "bad.extxyz"
     more = ("--steps", 4, "--log-interval", 2, *UNITS, "--max-extrapolations")

@@ -16,7 +16,7 @@ def command(*arguments):
     return [sys.executable, "-m", "bpjax.cli.main", "train", *map(str, arguments)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ten_kills(tmp_path):
     ase.io.write(tmp_path / "train.extxyz", structures(16))
     config = tmp_path / "config.toml"

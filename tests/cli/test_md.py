@@ -53,7 +53,7 @@ def test_trajectory_and_log(folder, run):
     assert np.ptp(energies) < 1e-3 * len(last)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_core_is_a_device_unless_the_environment_says_otherwise(folder, tmp_path):
     """In processes of their own; trajectories agree to rounding, which float64 keeps small for ten steps."""
     ase.io.write(tmp_path / "start.extxyz", crystal(4))

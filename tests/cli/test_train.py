@@ -167,7 +167,7 @@ def test_structures_that_are_not_used_are_named(folder):
 @pytest.mark.parametrize(
     "sections",
     [
-        "[ensemble]\nmembers = 3\n\n[noise]\n",
+        pytest.param("[ensemble]\nmembers = 3\n\n[noise]\n", marks=pytest.mark.exhaustive),
         "[loss]\nlearned = true\n",
     ],
 )
@@ -189,7 +189,10 @@ def test_other_kinds_of_runs(folder, tmp_path, capsys, sections):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "length"), [("LBFGS", "steps = 10"), ("KalmanFilter", "epochs = 2")])
+@pytest.mark.parametrize(
+    ("optimizer", "length"),
+    [pytest.param("LBFGS", "steps = 10", marks=pytest.mark.exhaustive), ("KalmanFilter", "epochs = 2")],
+)
 def test_runs_of_other_optimizers(folder, tmp_path, optimizer, length):
     text = training_file(20, 10, test=True)
     text = text[: text.index("[optimizer]")] + f'[optimizer]\ntype = "{optimizer}"\n{length}\n'

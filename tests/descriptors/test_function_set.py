@@ -71,7 +71,7 @@ SETS = {
 class TestSymmetryFunctions(DescriptorContract):
     # Compact functions take as long to compile as all others together.
     @pytest.fixture(
-        scope="class", params=[pytest.param(n, marks=pytest.mark.slow if n == "compact" else []) for n in SETS]
+        scope="class", params=[pytest.param(n, marks=pytest.mark.exhaustive if n == "compact" else []) for n in SETS]
     )
     def descriptor(self, request):
         return SETS[request.param]

@@ -92,7 +92,9 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("narrow", "by element") else pytest.mark.exhaustive) for n in SETS]
+)
 @pytest.mark.slow
 def test_equal_to_the_plain_form(name):
     """To the rounding of double precision: 1e-12 of the largest value, as sums of 10^3 terms of either sign give."""
@@ -167,7 +169,7 @@ def test_cutoff_and_slope(kind):
     np.testing.assert_allclose(single[:, 0, 0], cutoff(jnp.asarray(r)), rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_derivatives_of_derivatives():
     """Gradients of forces with respect to parameters are those of the plain form; forces by grad are those of predict."""
     model = Potential(SETS["narrow"], MLP((6,)))
@@ -205,7 +207,7 @@ def replace_leaf(params, network):
     return {**params, "networks": {**params["networks"], "H": network}}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_batches():
     """Replicas, members, and both at once: each as evaluated on its own."""
     model = Potential(SETS["narrow"], MLP((6,)))

@@ -60,7 +60,7 @@ EXAMPLES = {
 
 
 class TestReduced(DescriptorContract):
-    @pytest.fixture(scope="class", params=["some", pytest.param("chosen", marks=pytest.mark.slow), "projected"])
+    @pytest.fixture(scope="class", params=["some", pytest.param("chosen", marks=pytest.mark.exhaustive), "projected"])
     def descriptor(self, request):
         return EXAMPLES[request.param]
 

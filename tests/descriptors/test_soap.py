@@ -31,14 +31,12 @@ EXAMPLES = {
 }
 
 
-FAST = ("alchemical",)
+MARKS = {"alchemical": [], "own": pytest.mark.slow, "featomic": pytest.mark.slow}
 
 
 class TestSOAP(DescriptorContract):
     @pytest.fixture(
-        params=[
-            pytest.param(e, id=name, marks=[] if name in FAST else pytest.mark.slow) for name, e in EXAMPLES.items()
-        ]
+        params=[pytest.param(e, id=name, marks=MARKS.get(name, pytest.mark.exhaustive)) for name, e in EXAMPLES.items()]
     )
     def descriptor(self, request):
         return request.param

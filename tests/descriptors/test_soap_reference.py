@@ -21,14 +21,14 @@ PARAMETERS = [
 ]
 OTHERS = [*(f"w{n}" for n in range(4)), "c_mu2", "c_mu1nu1", "c_crossover"]
 FAST = [f"p1_{rbf}_{average}" for rbf in ("gto", "polynomial") for average in ("off", "inner")] + OTHERS[3:]
-"""Cases that are run with one structure each time; the others are left to the slow tests."""
+"""Cases that are run with one structure each time; the others with that one among the slow tests."""
 
 
 def cases():
     for case in PARAMETERS + OTHERS:
         for name in STRUCTURES:
-            fast = name == "ethanol" and case in FAST
-            yield pytest.param(case, name, marks=[] if fast else pytest.mark.slow, id=f"{name}-{case}")
+            marks = pytest.mark.exhaustive if name != "ethanol" else [] if case in FAST else pytest.mark.slow
+            yield pytest.param(case, name, marks=marks, id=f"{name}-{case}")
 
 
 @partial(jax.jit, static_argnums=0)

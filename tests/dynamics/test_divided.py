@@ -18,6 +18,7 @@ from bpjax.neighbors import pair_list
 from tests.dynamics.model import MODEL, crystal, params
 from tests.small_model import MODEL as SILICA
 from tests.small_model import STRUCTURES, small_params
+from tests.tiers import exhaustive
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,13 +62,13 @@ def test_four_devices_give_the_numbers_of_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["skewed", "slab", "cluster", "soap", "few"])
+@pytest.mark.parametrize("kind", [*exhaustive("skewed", "slab", "cluster", "soap"), "few"])
 def test_all_kinds_of_systems_agree(kind):
     check_agreement(probe(kind)[kind])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["nve", "nve_slab", "langevin", "npt", "watched", "overflow"])
+@pytest.mark.parametrize("kind", [*exhaustive("nve", "nve_slab", "langevin", "watched", "overflow"), "npt"])
 def test_all_kinds_of_runs_agree(kind):
     found = probe(kind)[kind]
     check_trajectory(found, [1, 1, 2, 4] if kind.startswith("nve") else [1, 4], rebuilds=1)
@@ -121,7 +122,7 @@ def test_bins_cover_the_search():
     assert np.argmax(bins.strides) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_large_systems_take_this_way_on_one_device(monkeypatch):
     common = {"steps": 20, "temperature": 600.0, "timestep_fs": 2.0, "skin": 0.3, "dtype": "float64"}
     atoms = crystal(3, mixed=True)

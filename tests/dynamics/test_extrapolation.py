@@ -128,7 +128,7 @@ def test_blocks_that_are_shorter_than_the_interval_of_the_log(case, tmp_path):
     check_counts(case, tmp_path, 4, int(case.counts.sum()))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_under_a_barostat(tmp_path):
     case = checked_case("npt")
     assert len({f.cell.volume for f in case.frames}) > 40

@@ -262,11 +262,11 @@ def run_in_jaxmd(name, images):
     ("name", "images"),
     [
         ("nve", False),
-        pytest.param("nvt_nose_hoover", False, marks=pytest.mark.slow),
-        pytest.param("nvt_langevin", False, marks=pytest.mark.slow),
+        pytest.param("nvt_nose_hoover", False, marks=pytest.mark.exhaustive),
+        pytest.param("nvt_langevin", False, marks=pytest.mark.exhaustive),
         ("npt_nose_hoover", False),
         pytest.param("npt_nose_hoover", True, marks=pytest.mark.slow),
-        pytest.param("nvt_nose_hoover", True, marks=pytest.mark.slow),
+        pytest.param("nvt_nose_hoover", True, marks=pytest.mark.exhaustive),
     ],
 )
 def test_integrators_of_jaxmd_run_unchanged(name, images):

@@ -118,7 +118,11 @@ def test_unlike_systems_under_a_thermostat_are_those_of_single_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ensemble", "kinds"),
-    [("nve", UNLIKE), ("nvt_langevin", UNLIKE), ("npt", (skewed, lambda: crystal(1) * (2, 1, 1)))],
+    [
+        ("nve", UNLIKE),
+        pytest.param("nvt_langevin", UNLIKE, marks=pytest.mark.exhaustive),
+        pytest.param("npt", (skewed, lambda: crystal(1) * (2, 1, 1)), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_all_ensembles_are_those_of_single_runs(ensemble, kinds):
     grown = agreement([make() for make in kinds], ensemble, pressure=0.5, capacity=3)

@@ -66,7 +66,7 @@ def cluster():
     return atoms
 
 
-@pytest.mark.parametrize("make", [left_handed, pytest.param(slab, marks=pytest.mark.slow), cluster])
+@pytest.mark.parametrize("make", [left_handed, pytest.param(slab, marks=pytest.mark.exhaustive), cluster])
 def test_same_trajectory_as_plain_verlet(make):
     atoms = make()
     atoms.set_momenta(thermal_momenta(atoms.get_masses(), 100.0, np.random.default_rng(3), None))
@@ -206,7 +206,7 @@ def test_nan_stops_too():
         run_md(MODEL, broken, crystal(1), steps=5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_barostat_that_shrinks_the_cell_too_far():
     with pytest.raises(CutoffError, match="barostat"):
         run_md(MODEL, params(), crystal(3), ensemble="npt", pressure=200.0, barostat_time_fs=50.0, steps=300, skin=2.0)
@@ -282,7 +282,7 @@ def test_conserved_quantity(ensemble):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+@pytest.mark.parametrize("ensemble", ["nve", pytest.param("nvt", marks=pytest.mark.exhaustive), "npt"])
 def test_drift_of_ten_picoseconds(ensemble):
     """256 atoms, 1 fs, float32; the slope of the conserved energy."""
     result = run_md(
@@ -292,7 +292,7 @@ def test_drift_of_ten_picoseconds(ensemble):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ensemble", ["nvt", "nvt_langevin"])
+@pytest.mark.parametrize("ensemble", ["nvt", pytest.param("nvt_langevin", marks=pytest.mark.exhaustive)])
 def test_temperature_distribution(ensemble):
     """Mean T and variance 2 T^2 / N_f, for so few atoms that 3N instead of 3N - 3 would show."""
     result = run_md(

@@ -66,7 +66,7 @@ def test_tully_simple_crossing(table, amplitudes):
 
 @pytest.mark.slow
 @pytest.mark.reference
-@pytest.mark.parametrize("amplitudes", ["local_diabatisation", "coupling"])
+@pytest.mark.parametrize("amplitudes", ["local_diabatisation", pytest.param("coupling", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("name", "momenta", "dt"),
     [

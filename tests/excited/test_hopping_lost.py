@@ -86,8 +86,9 @@ def test_option_is_checked():
         HoppingOptions(lost="ignore")
 
 
+@pytest.mark.slow
 def test_program_leaves_them_out_and_says_so(tmp_path, monkeypatch, capsys):
-    """Pyrazine whose first coordinate ends somewhere: the run stops, goes on from its restart file without the lost, reports them."""
+    """Pyrazine whose first coordinate ends somewhere: the run stops, and goes on from its restart file without the lost."""
     whole = library.find_model("pyrazine")
     holed = replace(whole, model=lambda q: whole.model(q) * jnp.where(q[0] < 3.5, 1.0, jnp.nan))
     monkeypatch.setattr(library, "find_model", lambda name: holed)

@@ -137,7 +137,7 @@ def test_short_training_learns_and_repeats():
     jax.tree.map(np.testing.assert_array_equal, again.params, fit.params)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_more_diabatic_states_than_data_and_dipoles():
     own, params = teacher(dipoles=True)
     data = labelled(own, params, shaken(5, 12, 0.1), seed=1)
@@ -192,7 +192,7 @@ def test_bad_options(options, message):
         StatesTraining(**options)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_goes_on_from_an_earlier_model():
     own, params = teacher()
     data = labelled(own, params, shaken(0, 20))

@@ -302,7 +302,7 @@ def test_validation_chooses_the_scale():
 # -------------------------------------------------------------------------------------- both of them
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_errors_fall_with_the_data():
     """Silicon: with more structures the process errs less in everything; the linear model soon reaches what its form allows."""
     descriptor = DefaultACSF(cutoff=5.0, radial=6, angular=3, zeta=(1.0, 2.0)).build(("Si",))

@@ -195,7 +195,7 @@ def test_bad_options(options, message):
         changed(**options)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_species_weights_of_soap_are_learned(data, tmp_path):
     descriptor = SOAP(("Al", "Cu"), 4.0, 2, 1, 0.5, species_weights=((1.0, 0.6),), learn_weights=True)
     options = dataclasses.replace(changed(steps=10, checkpoint_every=5), descriptor=descriptor)

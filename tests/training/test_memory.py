@@ -106,7 +106,7 @@ def test_step_holds_what_is_said(sets):
 PROBE = Path(__file__).with_name("memory_probe.py")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "kind"), [("tio2", "stored"), ("water", "stored")])
 def test_whole_run_takes_what_is_said(shared, tmp_path, name, kind):
     # The growth of the resident memory of a process, with Python, JAX and the compiled code there already.

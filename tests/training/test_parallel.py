@@ -20,6 +20,7 @@ from bpjax.errors import ConfigError
 from bpjax.potential.store import load
 from bpjax.training import parallel
 from bpjax.training.dataset import BatchPlan
+from tests.tiers import exhaustive
 from tests.training.labelled import structures, training_file
 
 ROOT = Path(__file__).parents[2]
@@ -67,17 +68,19 @@ def test_four_devices_give_the_numbers_of_one(folder):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("disk", "share each batch: 1"),
-        ("environments", "share each batch: 1"),
-        ("features", "share each batch: 1"),
         ("uneven", "4 devices share each batch: 2"),
-        ("few", "2 of 4 devices are used: a batch has no more structures"),
         ("members", "4 devices train 2 members each"),
-        ("some", "4 devices share each batch"),
-        ("noise", "share each batch"),
-        ("learned", "share each batch"),
-        ("lbfgs", "share each batch"),
-        ("kalman", "1 of 4 devices is used: the Kalman filter runs on one"),
+        *exhaustive(
+            ("disk", "share each batch: 1"),
+            ("environments", "share each batch: 1"),
+            ("features", "share each batch: 1"),
+            ("few", "2 of 4 devices are used: a batch has no more structures"),
+            ("some", "4 devices share each batch"),
+            ("noise", "share each batch"),
+            ("learned", "share each batch"),
+            ("lbfgs", "share each batch"),
+            ("kalman", "1 of 4 devices is used: the Kalman filter runs on one"),
+        ),
     ],
 )
 def test_all_kinds_of_runs_agree(folder, kind, words):
@@ -232,7 +235,7 @@ def assert_agree(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "slurm"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("devices", "slurm"), [*exhaustive((1, True)), (2, False)])
 def test_two_processes_give_the_numbers_of_one(folder, single, devices, slurm):
     output = folder / f"two{devices}"
     status, texts = Two(folder / "config.toml", output, devices=devices, slurm=slurm).wait()
@@ -244,7 +247,7 @@ def test_two_processes_give_the_numbers_of_one(folder, single, devices, slurm):
     assert json.loads((output / "report.json").read_text())["steps"] == 30
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("section", ['inputs = "disk"\n', "[ensemble]\nmembers = 4\n"])
 def test_two_processes_with_files_or_members(folder, section):
     name = "disk" if "disk" in section else "members"
@@ -257,7 +260,7 @@ def test_two_processes_with_files_or_members(folder, section):
     assert_agree(folder / f"{name}1", folder / f"{name}2")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_or_killed_and_resumed(folder, how):
     """One process gets a signal, both end; resumed, they end in the same file as without it, to the last bit."""

@@ -23,6 +23,7 @@ from bpjax.training.sweep_files import Trial, read_trials
 from bpjax.training.sweep_options import SweepOptions
 from bpjax.training.sweep_program import Programs
 from bpjax.training.sweep_space import TrainingFile, read_space
+from tests.tiers import exhaustive
 from tests.training.labelled import structures
 
 OPTIONS = TrainingOptions(
@@ -98,7 +99,7 @@ ANGULAR = (Angular(0.1, 1.0, 1.0), Angular(0.1, 1.0, -1.0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("angular", [(), ANGULAR])
+@pytest.mark.parametrize("angular", [pytest.param((), marks=pytest.mark.exhaustive), ANGULAR])
 def test_traced_symmetry_functions_equal_single_runs(data, angular):
     base = dataclasses.replace(OPTIONS, descriptor=ACSF(data.elements, 4.0, g2=RADIAL, g5=angular))
     space = {"descriptor.g2[1].r_s": {"low": 2.0, "high": 3.0}, "descriptor.g2[0].eta": {"low": 0.1, "high": 1.0}}
@@ -117,17 +118,23 @@ def test_traced_symmetry_functions_equal_single_runs(data, angular):
     ("space", "values", "programs"),
     [
         ({"descriptor.cutoff": [3.6, 4.0], "optimizer.start_seed": [1, 2]}, [(3.6, 1), (4.0, 2)], 2),
-        ({"descriptor.centred[0]": [0.03, 0.3]}, [(0.03,), (0.3,)], 2),
-        ({"descriptor.centred[0]": {"low": 0.02, "high": 0.09}}, [(0.03,), (0.08,)], 1),
-        ({"network.hidden": [[3], [4, 4], [8, 2]]}, [((3,),), ((4, 4),), ((8, 2),)], 2),
-        ({"optimizer.method": ["adam", "muon"], "network.hidden": [[3], [6]]}, [("adam", (3,)), ("muon", (6,))], 2),
-        ({"optimizer.batch_size": [3, 4], "loss.huber": [1.0, 2.0]}, [(3, 1.0), (4, 2.0)], 2),
-        (
-            {"optimizer.precondition": [False, True], "network.activation": ["tanh", "silu"]},
-            [(False, "tanh"), (True, "tanh"), (True, "silu")],
-            2,
+        *exhaustive(
+            ({"network.hidden": [[3], [4, 4], [8, 2]]}, [((3,),), ((4, 4),), ((8, 2),)], 2),
+            ({"descriptor.centred[0]": [0.03, 0.3]}, [(0.03,), (0.3,)], 2),
+            ({"descriptor.centred[0]": {"low": 0.02, "high": 0.09}}, [(0.03,), (0.08,)], 1),
+            (
+                {"optimizer.method": ["adam", "muon"], "network.hidden": [[3], [6]]},
+                [("adam", (3,)), ("muon", (6,))],
+                2,
+            ),
+            ({"optimizer.batch_size": [3, 4], "loss.huber": [1.0, 2.0]}, [(3, 1.0), (4, 2.0)], 2),
+            (
+                {"optimizer.precondition": [False, True], "network.activation": ["tanh", "silu"]},
+                [(False, "tanh"), (True, "tanh"), (True, "silu")],
+                2,
+            ),
+            ({"loss.energy_per": ["atom", "structure"], "data.weights.slab": [0.5, 2.0]}, [("atom", 0.5)], 1),
         ),
-        ({"loss.energy_per": ["atom", "structure"], "data.weights.slab": [0.5, 2.0]}, [("atom", 0.5)], 1),
     ],
 )
 def test_static_options_make_programs(data, space, values, programs):

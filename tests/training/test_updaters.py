@@ -87,7 +87,7 @@ def test_adamw_takes_the_steps_of_optax(data):
             np.testing.assert_allclose(a, b, atol=1e-2 * o.learning_rate)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_lbfgs_learns_faster_per_step(data):
     options = dataclasses.replace(
         OPTIONS, optimizer=LBFGS(steps=40, batch_size=4, evaluate_every=10, checkpoint_every=20)

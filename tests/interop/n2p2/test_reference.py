@@ -96,10 +96,17 @@ def close(found, expected, tolerance, what):
 
 
 OFTEN = ("weighted", "element_nodes", "act_S")
-"""Cases that run every time; the others are among the slow tests."""
+"""Cases that run every time."""
+
+AT_TIMES = ("compact", "normalize_nodes", "scaling_sigma", "exp_cutoff2_alpha03", "exp_cutoff6")
+"""Those of the slow tests; each of the others is one more choice of an option that has tests of its own."""
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in OFTEN else pytest.mark.slow) for c in CASES])
+def marks(case):
+    return [] if case in OFTEN else pytest.mark.slow if case in AT_TIMES else pytest.mark.exhaustive
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in CASES])
 def test_reference_case(shared, case):
     folder = shared / "reference" / "n2p2" / case
     data = np.load(folder / "reference.npz")
@@ -171,7 +178,7 @@ def test_published_potentials(shared, name):
     np.testing.assert_allclose(found.energy, in_tests_of_n2p2 * energy, rtol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_single_precision(shared):
     """Water in float32: networks work in normalised units, and offsets of 7000 eV stay on the host."""
     folder = shared / "data" / "n2p2" / "H2O_RPBE-D3"
@@ -184,7 +191,8 @@ def test_single_precision(shared):
 
 
 @pytest.mark.parametrize(
-    "element", [pytest.param("Cu", marks=pytest.mark.slow), pytest.param("Li", marks=pytest.mark.slow), "Si"]
+    "element",
+    [pytest.param("Cu", marks=pytest.mark.exhaustive), pytest.param("Li", marks=pytest.mark.exhaustive), "Si"],
 )
 def test_mlearn(shared, element):
     """Potentials published with mlearn, on its test files, against n2p2."""
