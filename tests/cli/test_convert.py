@@ -95,6 +95,7 @@ def test_names_of_the_units():
 # -------------------------------------------------------------------------------------------------------------- potentials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "members"), [("nnp", None), pytest.param("committee", 3, marks=pytest.mark.exhaustive)]
 )

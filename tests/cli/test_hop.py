@@ -65,6 +65,7 @@ def test_results_of_a_run(pyrazine):
         assert kept["R"].shape == (7, 2, 3)
 
 
+@pytest.mark.slow
 def test_resumed_run_is_the_whole_run(pyrazine, tmp_path):
     more = ("--trajectories", "12", "--seed", "3", "--save", "2", "-o", str(tmp_path / "out"))
     assert main([*PYRAZINE, "--steps", "30", *more]) == 0
@@ -81,6 +82,7 @@ def test_scattering(tmp_path, capsys):
     assert "20 trajectories" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_molecule_from_structures(tmp_path, shared):
     """SHARC's sulfur dioxide from its geometry and velocities: kinetic energy, spins, frames with velocities."""
     folder = shared / "reference" / "physics" / "so2_lvc"

@@ -57,6 +57,7 @@ def small_plan(monkeypatch):
     monkeypatch.setattr(quickstart, "fast_plan", plan)
 
 
+@pytest.mark.slow
 def test_short_run_has_every_stage(small_plan, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["quickstart", "--fast", "--steps", "100", "-o", str(folder)]) == 0

@@ -134,6 +134,7 @@ def test_models_that_cannot_repeat_their_run(folder, run, tmp_path, monkeypatch,
     assert to_spec(settings) == made["options"] and found.fingerprint() == made["data"]
 
 
+@pytest.mark.slow
 def test_finish_takes_what_other_fits_return(folder, run, tmp_path, capsys):
     """Metrics without learning rates, of several members, or none yet; learned widths."""
     settings, found = read_run(folder / "config.toml")

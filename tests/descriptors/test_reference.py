@@ -70,7 +70,9 @@ def dscribe_columns(options, numbers):
     return [options.labels.index(label) for label in columns]
 
 
-@pytest.mark.parametrize("name", ["water_molecule", "ethanol", "si8_rattled", "nacl_prim"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("water_molecule", marks=pytest.mark.slow), "ethanol", "si8_rattled", "nacl_prim"]
+)
 def test_dscribe(shared, name, strict_promotion):
     data = np.load(shared / "reference" / "dscribe" / f"acsf_{name}.npz")
     numbers = data["numbers"]
@@ -105,7 +107,11 @@ def test_dscribe(shared, name, strict_promotion):
 
 KINDS = {1: "cosine", 2: "tanh3", 3: "tanh3n", 4: "exp", 5: "poly1", 6: "poly2", 7: "poly3", 8: "poly4"}
 
-CASES = [f"exp_cutoff{n}{alpha}" for n in KINDS for alpha in ("", "_alpha03")] + ["weighted", "all", "scaling_none"]
+CASES = [f"exp_cutoff{n}{alpha}" for n in KINDS for alpha in ("", "_alpha03")] + [
+    "weighted",
+    pytest.param("all", marks=pytest.mark.slow),
+    "scaling_none",
+]
 """The other cases repeat these functions with other networks; cutoff 0 (a step) is not offered."""
 
 WITH_DERIVATIVES = ("weighted", "all")

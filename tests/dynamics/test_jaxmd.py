@@ -62,7 +62,7 @@ def setting(atoms, images=False, fractional=True, **options):
     [
         (False, 2, True),
         pytest.param(False, 2, False, marks=pytest.mark.slow),
-        (True, 1, True),
+        pytest.param(True, 1, True, marks=pytest.mark.slow),
         (True, 1, False),
     ],
 )

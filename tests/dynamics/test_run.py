@@ -66,7 +66,10 @@ def cluster():
     return atoms
 
 
-@pytest.mark.parametrize("make", [left_handed, pytest.param(slab, marks=pytest.mark.exhaustive), cluster])
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(left_handed, marks=pytest.mark.slow), pytest.param(slab, marks=pytest.mark.exhaustive), cluster],
+)
 def test_same_trajectory_as_plain_verlet(make):
     atoms = make()
     atoms.set_momenta(thermal_momenta(atoms.get_masses(), 100.0, np.random.default_rng(3), None))

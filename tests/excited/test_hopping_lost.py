@@ -63,6 +63,7 @@ def test_averages_of_the_going_are_those_of_numpy(hopping, state):
     np.testing.assert_allclose(found.diabatic_errors, values.std(axis=1, ddof=1) / 2, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_restart_knows_what_was_lost(hopping, state, tmp_path):
     whole = hopping.run(state, 80, 10)
     save_run(tmp_path / "run.npz", hopping.run(state, 60, 10))

@@ -44,6 +44,7 @@ def teacher(dipoles=False):
     return own, parameters(own, 7)
 
 
+@pytest.mark.slow
 def test_prediction_from_stored_derivatives_is_that_of_the_model():
     own, params = teacher(dipoles=True)
     R = shaken(0, 3)

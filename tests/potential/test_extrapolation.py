@@ -121,6 +121,7 @@ def test_padding_never_counts():
     assert not np.any(G[8:]) and np.any(G[:8])
 
 
+@pytest.mark.slow
 def test_blocks_and_bare_systems():
     """More atoms than fit into a block; a molecule without cell and masks."""
     params = with_ranges(small_params(), [crystal()], widen=0.01)
@@ -164,6 +165,7 @@ def test_committee_is_mean_and_spread_of_its_members():
             np.testing.assert_allclose(result.stress, stress.mean(axis=0), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_committee_warns_of_the_narrowest_range():
     model, members, params = committee()
     evaluator, atoms = Evaluator(model, params, "float64", watch=True), liquid()

@@ -335,7 +335,7 @@ def test_learns():
     assert squares(updater.advance(state, 0, 6).trained) < 0.3 * squares(state.trained)
 
 
-@pytest.mark.parametrize("blocks", ["element", "layer"])
+@pytest.mark.parametrize("blocks", [pytest.param("element", marks=pytest.mark.slow), "layer"])
 def test_one_element_or_layer_is_the_whole_filter(blocks):
     frames = [a for a in structures(24) if set(a.symbols) == {"Al"}][:3]
     problem = small_problem("stored", elements=("Al",), frames=frames)

@@ -164,6 +164,7 @@ def test_halving_keeps_the_best(data):
     assert_equal_alone(data, options, outcomes, {n: potentials[n]}, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_members_that_diverge(data):
     rates = [1e-2, 1e30]
     points = [{"optimizer.learning_rate": rate} for rate in rates]
@@ -187,6 +188,7 @@ def plain(trials):
     return [dataclasses.replace(t, cost=None) for t in trials]
 
 
+@pytest.mark.slow
 def test_sweep_leaves_the_best_model(data, whole):
     folder, result = whole
     assert result.finished and [t.number for t in result.trials] == list(range(6))
@@ -206,6 +208,7 @@ def test_sweep_leaves_the_best_model(data, whole):
     assert rmse == pytest.approx(result.best.errors["forces_rmse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_file_of_the_best_point(whole):
     folder, result = whole
     spec = tomllib.loads((folder / "best" / "config.toml").read_text())
@@ -213,6 +216,7 @@ def test_training_file_of_the_best_point(whole):
     assert result.options.optimizer.learning_rate == result.best.point["optimizer.learning_rate"]
 
 
+@pytest.mark.slow
 def test_killed_sweep_resumes_to_the_same(data, whole, tmp_path, monkeypatch):
     calls = []
     train = Batch.train
@@ -263,6 +267,7 @@ def test_objective_without_labels(data):
         sweep(without, OPTIONS, options)
 
 
+@pytest.mark.slow
 def test_trials_are_lines_of_json(whole):
     folder, result = whole
     lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]

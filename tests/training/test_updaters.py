@@ -98,6 +98,7 @@ def test_lbfgs_learns_faster_per_step(data):
     assert losses[-1] < 0.5 * fit(data, OPTIONS).history[-1]["train_loss"]
 
 
+@pytest.mark.slow
 def test_plateau_lowers_the_rate(data):
     # With a tiny rate and the average off, validation gets better by less and less; with no rate at all never.
     options = changed(schedule="plateau", plateau_patience=2, learning_rate=1e-30, average=0.0, evaluate_every=5)

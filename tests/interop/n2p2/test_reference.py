@@ -95,10 +95,10 @@ def close(found, expected, tolerance, what):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * 1e-3 * largest, err_msg=what)
 
 
-OFTEN = ("weighted", "element_nodes", "act_S")
+OFTEN = ("element_nodes", "act_S")
 """Cases that run every time."""
 
-AT_TIMES = ("compact", "normalize_nodes", "scaling_sigma", "exp_cutoff2_alpha03", "exp_cutoff6")
+AT_TIMES = ("weighted", "compact", "normalize_nodes", "scaling_sigma", "exp_cutoff2_alpha03", "exp_cutoff6")
 """Those of the slow tests; each of the others is one more choice of an option that has tests of its own."""
 
 
@@ -161,9 +161,8 @@ def test_forces_where_an_atom_sees_its_image(shared):
 PUBLISHED = {"H2O_RPBE-D3": "hartree-bohr", "Cu2S_PBE": "ev-angstrom"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "Cu2S_PBE" else []) for n in PUBLISHED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_potentials(shared, name):
     folder, units = shared / "data" / "n2p2" / name, PUBLISHED[name]
     model, params = read_potential(folder, units)
