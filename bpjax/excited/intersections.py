@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bpjax.excited.adiabatic import Diabatic, adiabatic, require_real
+from bpjax.excited.adiabatic import Diabatic, adiabatic, require_real, to_adiabatic
 from bpjax.excited.couplings import BranchingPlane, branching_plane, orthogonalised
 from bpjax.excited.gauge import parallel_transport
 from bpjax.spec import check, register
@@ -44,7 +44,7 @@ class IntersectionOptions:
       gap: largest gap at the end.
       slope: largest norm of the mean gradient along the seam at the end.
       stride: longest step.
-      stiffness: first guess of the second derivatives of the mean energy.
+      stiffness: first guess of the second derivatives of the Lagrangian.
       starts: number of searches, in one program; the first begins where it is told to, the others beside it. A search that begins
         at a symmetric geometry stays symmetric, also where the seam goes down towards lower symmetry.
       spread: standard deviation of the coordinates of the other starts.
@@ -209,7 +209,7 @@ def _advanced(look, longest: float, state: _Search) -> _Search:
     new = look(old.x + dx)
     # The two states of the new geometry, rotated until they resemble the old ones: only then are differences derivatives.
     turned = new.states.T @ parallel_transport(new.states, old.states)
-    (A, s), (A0, s0) = _constraints(jnp.einsum("ki,klx,lj->ijx", turned, new.block, turned)), _constraints(old.block)
+    (A, s), (A0, s0) = _constraints(to_adiabatic(new.block, turned)), _constraints(old.block)
     multipliers = jnp.linalg.pinv(A.T) @ s
     B = _updated(state.B, dx, (s - multipliers @ A) - (s0 - multipliers @ A0))
     weight = 0.5 + 1.5 * jnp.hypot(multipliers[0], 0.5 * multipliers[1])
