@@ -1,9 +1,10 @@
-"""Set-up of all tests: double precision, one thread per worker, data kept beside the checkout."""
+"""Set-up of all tests: double precision, one thread per worker, compiled programs and data kept beside the checkout."""
 
+import gc
 import os
 from pathlib import Path
 
-# Before jax is imported. Each xdist worker gets one thread: more of them would only fight for the cores.
+# Before JAX looks for devices. Each xdist worker gets one thread: more of them would only fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for _variable in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_variable, "1")
@@ -14,30 +15,61 @@ import hypothesis
 import jax
 import pytest
 
+from tests import program_cache, quick_compiler
+
 jax.config.update("jax_enable_x64", True)
+program_cache.choose()
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Compilation makes the first example slow, and CI machines are slow at times: time limits would only be noise.
-hypothesis.settings.register_profile("bpjax", deadline=None, max_examples=50, derandomize="CI" in os.environ)
+# Compilation makes the first example slow, and CI machines are slow at times: time limits would only be noise. Examples are the
+# same in every run, so that a run says what a change did; `--hypothesis-profile random` is to look for others.
+hypothesis.settings.register_profile("bpjax", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("random", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("bpjax")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Exhaustive tests are slow. Without an accelerator, skips what needs one, and compiles fast tests without optimisations.
+def pytest_addoption(parser):
+    group = parser.getgroup("bpjax")
+    group.addoption("--as-users", action="store_true", help="compile with all optimisations")
+    group.addoption("--profile", metavar="FILE", help="write what each file of tests costs, and in what, to FILE")
+    group.addoption(
+        "--budget",
+        choices=("fast", "slow", "as-users"),
+        help="fail when the tests cost half more than this tier may (tests/README.md)",
+    )
 
-    Compiling takes most of the time of fast tests. Slow tests and the programs that tests start run what users run.
-    """
+
+def pytest_configure(config):
+    if not config.getoption("--as-users"):
+        quick_compiler.choose()
+    if config.getoption("--profile") or config.getoption("--budget"):
+        from tests.costs import Costs
+
+        config.pluginmanager.register(Costs(config.getoption("--profile"), config.getoption("--budget")), "costs")
+
+
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):  # one process does it
+        program_cache.prune()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Exhaustive tests are slow, references are compared as users run things. Without an accelerator, skips what needs one."""
     for item in items:
         if item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.slow)
-    if jax.default_backend() != "cpu":
-        return
-    if config.option.markexpr == "not slow":
-        jax.config.update("jax_disable_most_optimizations", True)
-    for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("reference"):
+            item.add_marker(pytest.mark.as_users)
+        if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
+
+
+def pytest_collection_finish(session):
+    """What exists now lives until the end: the collector of garbage, which tracing wakes up often, need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 MAPPED = 30000

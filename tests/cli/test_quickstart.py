@@ -1,10 +1,13 @@
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bpjax.analysis import quickstart
 from bpjax.cli.main import main
 
 FIGURES = ("learning_curve", "parity_train", "parity_validation", "parity_test", "energy_volume", "dynamics", "g_of_r")
@@ -42,42 +45,16 @@ def check(folder: Path) -> dict:
     return report
 
 
-@pytest.fixture
-def small_plan(monkeypatch):
-    """The shortest run that still has every stage: what `--fast` does, shorter."""
-    from dataclasses import replace
-
-    from bpjax.analysis import quickstart
-
-    fast = quickstart.fast_plan
-
-    def plan(seed=0, steps=None):
-        return replace(fast(seed, steps), nvt_steps=20, nve_steps=20, melt_steps=20)
-
-    monkeypatch.setattr(quickstart, "fast_plan", plan)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of the run that `--fast` gives."""
+    found = tmp_path_factory.mktemp("quickstart") / "run"
+    assert main(["quickstart", "--fast", "-o", str(found)]) == 0
+    return found
 
 
 @pytest.mark.slow
-def test_short_run_has_every_stage(small_plan, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert main(["quickstart", "--fast", "--steps", "100", "-o", str(folder)]) == 0
-    report = check(folder)
-    assert report["training"]["steps"] == 100 and report["dynamics"]["atoms"] == 64
-    assert not report["dynamics"]["melt"]["molten"]
-    out = capsys.readouterr().out
-    assert "test structures" in out and "crystal phases" in out and str(folder / "report.md") in out
-    # A second run keeps its hands off, a requested one replaces.
-    before = (folder / "report.json").read_bytes()
-    assert main(["quickstart", "--fast", "-o", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert "already holds files" in error and "--overwrite" in error and error.count("\n") == 1
-    assert (folder / "report.json").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_fast_run_is_sane(tmp_path):
-    folder = tmp_path / "run"
-    assert main(["quickstart", "--fast", "-o", str(folder)]) == 0
+def test_fast_run_is_sane(folder):
     report = check(folder)
     assert report["errors"]["test"]["energy_rmse"] < 0.030 and report["errors"]["test"]["forces_rmse"] < 0.4
     phases = report["phases"]
@@ -85,8 +62,27 @@ def test_fast_run_is_sane(tmp_path):
     assert phases["order"]["model"][0] in ("diamond", "lonsdaleite")
     assert abs(report["dynamics"]["nve_300K"]["drift"]) < 1e-3
     assert 50 < report["dynamics"]["nvt_300K"]["temperature"] < 500
-    assert main(["quickstart", "--fast", "--steps", "100", "-o", str(folder), "--overwrite"]) == 0
-    assert check(folder)["training"]["steps"] == 100
+
+
+@pytest.mark.slow
+def test_second_run_keeps_its_hands_off_and_a_requested_one_replaces(folder, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    before = (copy / "report.json").read_bytes()
+    assert main(["quickstart", "--fast", "-o", str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert "already holds files" in error and "--overwrite" in error and error.count("\n") == 1
+    assert (copy / "report.json").read_bytes() == before
+    # The shortest run that still has every stage: what `--fast` does, with less dynamics.
+    fast = quickstart.fast_plan
+    short = {f"{stage}_steps": 20 for stage in ("nvt", "nve", "melt")}
+    monkeypatch.setattr(quickstart, "fast_plan", lambda seed=0, steps=None: replace(fast(seed, steps), **short))
+    assert main(["quickstart", "--fast", "--steps", "100", "-o", str(copy), "--overwrite"]) == 0
+    report = check(copy)
+    assert report["training"]["steps"] == 100 and report["dynamics"]["atoms"] == 64
+    assert not report["dynamics"]["melt"]["molten"]
+    out = capsys.readouterr().out
+    assert "test structures" in out and "crystal phases" in out and str(copy / "report.md") in out
 
 
 def test_output_that_is_a_file_is_refused(tmp_path, capsys):

@@ -27,6 +27,7 @@ def prepared(numbers, positions, cell, pbc, elements, cutoff, atoms=12, slots=No
     return jax.tree.map(jnp.asarray, (system, neighbors))
 
 
+@partial(jax.jit, static_argnums=0)
 def all_features(descriptor, system: System, neighbors: Neighbors):
     return jax.vmap(descriptor)(*environments(system, neighbors), system.species)
 
@@ -43,7 +44,7 @@ def jacobian(descriptor, system, neighbors):
     """Derivatives of every feature of every atom with respect to every position, (N, D, N, 3), a column at a time."""
 
     N = len(system.positions)
-    columns = [_column(descriptor, system, neighbors, e) for e in jnp.eye(3 * N).reshape(3 * N, N, 3)]
+    columns = [_column(descriptor, system, neighbors, e) for e in np.eye(3 * N).reshape(3 * N, N, 3)]
     return np.stack(columns, axis=-1).reshape(N, descriptor.size, N, 3)
 
 

@@ -24,10 +24,13 @@ FAST = [f"p1_{rbf}_{average}" for rbf in ("gto", "polynomial") for average in ("
 """Cases that are run with one structure each time; the others with that one among the slow tests."""
 
 
+AS_USERS = pytest.mark.as_users
+
+
 def cases():
     for case in PARAMETERS + OTHERS:
         for name in STRUCTURES:
-            marks = pytest.mark.exhaustive if name != "ethanol" else [] if case in FAST else pytest.mark.slow
+            marks = pytest.mark.exhaustive if name != "ethanol" else AS_USERS if case in FAST else pytest.mark.slow
             yield pytest.param(case, name, marks=marks, id=f"{name}-{case}")
 
 
@@ -127,7 +130,7 @@ def featomic_columns(options, data):
 @pytest.mark.parametrize(
     ("case", "name"),
     [
-        pytest.param(case, name, marks=[] if (case, name) == ("p1", "ethanol") else pytest.mark.slow)
+        pytest.param(case, name, marks=AS_USERS if (case, name) == ("p1", "ethanol") else pytest.mark.slow)
         for case in ("p0", "p1", "p2", "p3_willatt")
         for name in STRUCTURES
     ],
@@ -139,6 +142,7 @@ def test_featomic(shared, case, name, strict_promotion):
     compare_with_featomic(data, 1e-7, 5e-6)
 
 
+@AS_USERS
 def test_featomic_without_its_spline_errors(strict_promotion):
     data = np.load(Path(__file__).parents[1] / "reference" / "featomic_soap_nacl.npz")
     compare_with_featomic(data, 1e-10, 1e-9)

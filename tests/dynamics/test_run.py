@@ -70,6 +70,7 @@ def cluster():
     "make",
     [pytest.param(left_handed, marks=pytest.mark.slow), pytest.param(slab, marks=pytest.mark.exhaustive), cluster],
 )
+@pytest.mark.as_users
 def test_same_trajectory_as_plain_verlet(make):
     atoms = make()
     atoms.set_momenta(thermal_momenta(atoms.get_masses(), 100.0, np.random.default_rng(3), None))
@@ -82,6 +83,9 @@ def test_same_trajectory_as_plain_verlet(make):
     assert result.log["step"].tolist() == [0, 5, 10, 12]
     offset = MODEL.offset_energies(system_of(atoms).species).sum()
     np.testing.assert_allclose(result.log["potential_energy"][-1], E + offset, atol=1e-5)
+    # The total momentum is conserved: its three components hold no heat.
+    heat = 2 * result.atoms.get_kinetic_energy() / (3 * len(atoms) - 3)
+    assert result.log["temperature"][-1] == pytest.approx(heat / units.BOLTZMANN, rel=1e-6)
     np.testing.assert_allclose(result.atoms.cell.array, atoms.cell.array)
     np.testing.assert_array_equal(result.atoms.numbers, atoms.numbers)
 
@@ -286,6 +290,7 @@ def test_conserved_quantity(ensemble):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ensemble", ["nve", pytest.param("nvt", marks=pytest.mark.exhaustive), "npt"])
+@pytest.mark.as_users
 def test_drift_of_ten_picoseconds(ensemble):
     """256 atoms, 1 fs, float32; the slope of the conserved energy."""
     result = run_md(
@@ -296,6 +301,7 @@ def test_drift_of_ten_picoseconds(ensemble):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ensemble", ["nvt", pytest.param("nvt_langevin", marks=pytest.mark.exhaustive)])
+@pytest.mark.as_users
 def test_temperature_distribution(ensemble):
     """Mean T and variance 2 T^2 / N_f, for so few atoms that 3N instead of 3N - 3 would show."""
     result = run_md(
@@ -310,6 +316,7 @@ def test_temperature_distribution(ensemble):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_pressure_of_the_barostat():
     """The mean pressure is the one asked for, and NVT at the mean volume has it too."""
     common = {"temperature": 300.0, "steps": 20_000, "timestep_fs": 2.0, "seed": 1}
@@ -325,6 +332,7 @@ def test_pressure_of_the_barostat():
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_cold_barostat_finds_the_minimum_of_the_energy_volume_curve():
     """At 5 K thermal expansion is far below the 0.2 % allowed; the curve is evaluated in float64."""
     cold = run_md(

@@ -21,6 +21,7 @@ from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, 
 from bpjax.excited.models import LandauZener, TullyDual, TullyExtended, TullySimple
 from bpjax.units import ATOMIC_TIME_FS, HARTREE
 from tests.excited.cases import MASSES, ensemble, molecule_like, random_model
+from tests.tiers import exhaustive
 
 TULLY = {"sac": (TullySimple(), 10.0), "dac": (TullyDual(), 10.0), "ecr": (TullyExtended(), 12.0)}
 PLAIN = HoppingOptions(decoherence="none")
@@ -185,18 +186,22 @@ def test_ehrenfest_conserves_energy_and_starts_as_a_single_surface():
     np.testing.assert_allclose(*first, atol=1e-12)
 
 
-@pytest.mark.parametrize("imaginary", [False, True])
-@pytest.mark.parametrize("amplitudes", ["local_diabatisation", "coupling"])
-@pytest.mark.slow
-def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
+@pytest.mark.parametrize(
+    ("amplitudes", "imaginary", "steps"),
+    [
+        ("local_diabatisation", True, 60),
+        ("coupling", False, 60),
+        pytest.param("local_diabatisation", False, 300, marks=pytest.mark.slow),
+        *exhaustive(("local_diabatisation", True, 300), ("coupling", False, 300)),
+    ],
+)
+def test_phases_of_states_change_nothing(monkeypatch, amplitudes, imaginary, steps):
     """Random phases at every geometry, those of one geometry different each time it is met by another function."""
-    if imaginary and amplitudes == "coupling":
-        pytest.skip("needs a real model")
     model, (R, v) = molecule_like(imaginary=imaginary), ensemble(32)
     options = HoppingOptions(timestep_fs=0.1, amplitudes=amplitudes, substeps=5)
 
     def run():
-        return run_hopping(model, R, v, MASSES, 2, 300, options, interval=10, seed=4)
+        return run_hopping(model, R, v, MASSES, 2, steps, options, interval=10, seed=4)
 
     plain, eigh = run(), frames.eigh
 
@@ -209,7 +214,7 @@ def test_phases_of_states_change_nothing(monkeypatch, imaginary, amplitudes):
 
     monkeypatch.setattr(frames, "eigh", turned)
     scrambled = run()
-    assert len(plain.hops) > 5
+    assert len(plain.hops) > steps / 60
     assert not np.array_equal(np.asarray(plain.state.U), np.asarray(scrambled.state.U))
     np.testing.assert_array_equal(plain.hops["step"], scrambled.hops["step"])
     np.testing.assert_array_equal(plain.records.active, scrambled.records.active)

@@ -81,6 +81,7 @@ def test_loss_and_its_slope_do_not_depend_on_signs_of_the_data():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), same, slope)
 
 
+@pytest.mark.slow
 def test_training_slope_agrees_with_finite_differences():
     own, params = teacher()
     loss, R = StatesLoss(broadening=0.0), shaken(2, 2)

@@ -152,6 +152,20 @@ def test_neighbour_lists_are_used_again_without_a_trace(evaluator):
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-12)
 
 
+def test_a_list_serves_until_two_atoms_can_have_crossed_the_skin():
+    skin = 0.6
+    lazy = Evaluator(MODEL, PARAMS, "float64", skin=skin)
+    far = MODEL.cutoff + skin + 0.05
+    pair = ase.Atoms("Si2", [[0, 0, 0], [far, 0, 0]])
+    lazy.evaluate(pair)
+    # Each goes less than the skin, both together more: they have become neighbours.
+    pair.positions[:, 0] += [0.7 * skin, -0.7 * skin]
+    assert pair.get_distance(0, 1) < MODEL.cutoff - 0.1
+    found, (expected, energy) = lazy.evaluate(pair), reference(pair)
+    assert found.energy == pytest.approx(energy, abs=1e-10) and np.abs(expected.forces).max() > 1e-6
+    np.testing.assert_allclose(found.forces, expected.forces, atol=1e-12)
+
+
 def test_atoms_that_meet_within_the_skin_are_noticed(evaluator):
     pair = ase.Atoms("Si2", [[0, 0, 0], [0.4, 0, 0]])
     evaluator.evaluate(pair)

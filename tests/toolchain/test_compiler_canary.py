@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.as_users
+
 ROWS = [16385, 20001, 32769]
 
 

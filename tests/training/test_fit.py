@@ -57,6 +57,7 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.as_users
 def test_learns(whole):
     folder, result = whole
     history = lines(folder)

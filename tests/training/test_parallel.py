@@ -29,7 +29,8 @@ ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0", "PYT
 
 def of_devices(count: int) -> dict[str, str]:
     """Variables of a process that takes the CPU for so many devices."""
-    return {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {**ENVIRONMENT, "XLA_FLAGS": flags}
 
 
 # Sums are taken in another order: a rounding error of 6e-8 in each gradient, carried on through 20 steps of Adam, which divide
