@@ -13,10 +13,10 @@ than `--least`, by default nine of ten for the fast tier and all for the slow on
 the code.
 
 This is not a part of `.ci/run`: it tests the tests, and is for whoever has thinned them out or moved them between
-tiers. It takes two cores. A fault that its rooms notice costs a few minutes at most, the whole table on the fast tier
-some hours where nothing else runs; each fault that they do not notice costs a whole run of the tier. `--only` takes
-some of them. What is tried is a copy of what git does not ignore, made at the start; the checkout may change
-meanwhile.
+tiers. It takes two cores. A fault that its rooms notice costs a minute or two, and the whole table on the fast tier half
+an hour, with programs kept from earlier runs; each fault that they do not notice costs a whole run of the tier.
+`--only` takes some of them. What is tried is a copy of what git does not ignore, made at the start; the checkout may
+change meanwhile.
 
 To add a fault, add a `Mutation` to the table. `old` is text that the file has exactly once, `new` what a tired person
 might have written: it must run, be reached by what users run on a CPU, and give wrong results. `--check` takes a
