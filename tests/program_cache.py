@@ -40,7 +40,7 @@ def choose() -> None:
     kept = folder()
     settings = {
         "jax_enable_compilation_cache": kept is not None,
-        "jax_compilation_cache_dir": str(kept),
+        "jax_compilation_cache_dir": str(kept or ""),
         # Most programs of the tests compile in hundredths of a second, and there are thousands of them.
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,

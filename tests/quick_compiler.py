@@ -20,10 +20,15 @@ if OLD_EMITTERS:
     OPTIONS["xla_cpu_use_fusion_emitters"] = False  # loops written at once, not by way of MLIR
 
 
+def with_flags(*flags: str) -> str:
+    """XLA_FLAGS of this process with more of them, for one that it starts."""
+    return " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+
+
 def choose() -> None:
     """For this process, which must not have used a device yet, and for those that it starts."""
     flags = (f"--{name}={str(value).lower()}" for name, value in OPTIONS.items() if name.startswith("xla_cpu"))
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+    os.environ["XLA_FLAGS"] = with_flags(*flags)
     if jax.default_backend() == "cpu":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)

@@ -16,6 +16,7 @@ from bpjax.dynamics.settings import Settings
 from bpjax.errors import ConfigError, CutoffError, UnknownSpeciesError
 from bpjax.neighbors import pair_list
 from tests.dynamics.model import MODEL, crystal, params
+from tests.quick_compiler import with_flags
 from tests.small_model import MODEL as SILICA
 from tests.small_model import STRUCTURES, small_params
 from tests.tiers import exhaustive
@@ -28,7 +29,7 @@ ROUNDING = 1e-11
 
 def probe(*kinds):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment["XLA_FLAGS"] = with_flags("--xla_force_host_platform_device_count=4")
     command = [sys.executable, str(ROOT / "tests/dynamics/divided_probe.py"), *kinds]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]

@@ -45,9 +45,11 @@ def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
 
 
 def of_processes(cache: Path, **more: str) -> dict[str, str]:
-    """Environment of processes that make the same runs: what one has compiled is not compiled again by the next."""
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    return {**os.environ, **kept, **more}
+    """Environment of processes that are stopped at any moment and go on: what one has compiled is not compiled again by the next.
+
+    Not the programs of all tests (`program_cache`): one that is stopped while it writes leaves a part of a program behind.
+    """
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), **more}
 
 
 def training_file(steps: int, checkpoint: int, *, evaluate: int = 10, test: bool = False) -> str:

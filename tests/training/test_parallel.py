@@ -20,6 +20,7 @@ from bpjax.errors import ConfigError
 from bpjax.potential.store import load
 from bpjax.training import parallel
 from bpjax.training.dataset import BatchPlan
+from tests.quick_compiler import with_flags
 from tests.tiers import exhaustive
 from tests.training.labelled import structures, training_file
 
@@ -29,8 +30,7 @@ ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0", "PYT
 
 def of_devices(count: int) -> dict[str, str]:
     """Variables of a process that takes the CPU for so many devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    return {**ENVIRONMENT, "XLA_FLAGS": flags}
+    return {**ENVIRONMENT, "XLA_FLAGS": with_flags(f"--xla_force_host_platform_device_count={count}")}
 
 
 # Sums are taken in another order: a rounding error of 6e-8 in each gradient, carried on through 20 steps of Adam, which divide
