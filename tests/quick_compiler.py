@@ -6,9 +6,11 @@ README.md in this folder.
 """
 
 import os
+import threading
 
 import jax
 import jaxlib
+from jax._src.interpreters import mlir
 
 # Later versions have no such emitters, and end the process at a flag that they do not know.
 OLD_EMITTERS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
@@ -32,3 +34,21 @@ def choose() -> None:
     if jax.default_backend() == "cpu":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
+        if hasattr(mlir, "make_ir_context"):
+            mlir.make_ir_context = Contexts(mlir.make_ir_context)
+
+
+class Contexts:
+    """JAX makes and destroys a context of MLIR for each program, which takes a third of the time of a small one. Here each thread
+    uses one for many programs; it does not change them. (Of one that is used for ever the memory would only grow.)"""
+
+    PROGRAMS = 500
+
+    def __init__(self, make):
+        self.make, self.kept = make, threading.local()
+
+    def __call__(self):
+        if not getattr(self.kept, "left", 0):
+            self.kept.context, self.kept.left = self.make(), self.PROGRAMS
+        self.kept.left -= 1
+        return self.kept.context

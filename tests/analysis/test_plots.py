@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from bpjax.analysis import plots
 from bpjax.analysis.error_plots import plot_errors
 from bpjax.io.structures import Labels
+from tests.tiers import exhaustive
 
 V = np.linspace(16, 24, 9)
 HISTORY = [
@@ -49,8 +50,14 @@ FIGURES = {
 HEADS = {".png": b"\x89PNG\r\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
 
 
-@pytest.mark.parametrize("suffix", HEADS)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        *((name, ".png") for name in FIGURES),
+        *(("parity", suffix) for suffix in HEADS if suffix != ".png"),
+        *exhaustive(*((name, s) for name in FIGURES for s in HEADS if name != "parity" and s != ".png")),
+    ],
+)
 def test_figures_are_written_whole(name, suffix, tmp_path):
     path = tmp_path / f"{name}{suffix}"
     before = dict(matplotlib.rcParams)

@@ -22,7 +22,7 @@ from bpjax.neighbors import neighbor_list
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, predict
 from bpjax.system import system_from_arrays
-from tests.dynamics.model import MODEL, crystal, params
+from tests.dynamics.model import MODEL, cluster, crystal, params, slab
 
 COUNTS = (1, 2, 4)
 SMOOTH = Potential(SOAP(("Xe", "Ar"), 3.9, n_max=3, l_max=2), MLP((6,)))
@@ -36,17 +36,15 @@ def skewed() -> ase.Atoms:
     return atoms
 
 
-def slab() -> ase.Atoms:
-    """Open along its last direction, with an atom far above it, in a cell that is shorter than twice the cutoff."""
-    atoms = crystal(1, mixed=True) * (1, 3, 2)
-    atoms.pbc = (True, True, False)
+def with_an_atom_above() -> ase.Atoms:
+    """A slab with an atom far above it, in a cell that is shorter than twice the cutoff."""
+    atoms = slab((1, 3, 2))
     atoms.positions[7, 2] += 9.0
     return atoms
 
 
-def cluster() -> ase.Atoms:
-    atoms = crystal(2, mixed=True)
-    atoms.pbc = False
+def with_a_hole() -> ase.Atoms:
+    atoms = cluster(2)
     del atoms[3]
     return atoms
 
@@ -156,12 +154,12 @@ def flags() -> dict:
 KINDS = {
     "skewed_only_four": lambda: agreement(skewed(), MODEL, params(np.float64), (4,), (False,)),
     "skewed": lambda: agreement(skewed(), MODEL, params(np.float64)),
-    "slab": lambda: agreement(slab(), MODEL, params(np.float64)),
-    "cluster": lambda: agreement(cluster(), MODEL, params(np.float64)),
+    "slab": lambda: agreement(with_an_atom_above(), MODEL, params(np.float64)),
+    "cluster": lambda: agreement(with_a_hole(), MODEL, params(np.float64)),
     "soap": lambda: agreement(skewed(), SMOOTH, init(SMOOTH, jax.random.key(1), np.float64)),
     "few": lambda: agreement(crystal(1, mixed=True)[:4], MODEL, params(np.float64)),
     "nve": lambda: trajectories(skewed(), steps=100, temperature=600.0),
-    "nve_slab": lambda: trajectories(slab(), steps=60, temperature=300.0),
+    "nve_slab": lambda: trajectories(with_an_atom_above(), steps=60, temperature=300.0),
     "langevin": lambda: trajectories(skewed(), (4,), steps=40, temperature=600.0, ensemble="nvt_langevin"),
     "npt": lambda: trajectories(
         crystal(3, mixed=True), (4,), steps=40, temperature=600.0, ensemble="npt", pressure=1.0

@@ -39,6 +39,20 @@ def crystal(repeats=2, mixed=False, rattle=0.05):
     return atoms
 
 
+def slab(repeats=(1, 2, 1)):
+    """Both elements, open along the last direction."""
+    atoms = crystal(1, mixed=True) * repeats
+    atoms.pbc = (True, True, False)
+    return atoms
+
+
+def cluster(repeats=1, atoms=None):
+    """Both elements, the first `atoms` of a piece of crystal."""
+    found = crystal(repeats, mixed=True)[:atoms]
+    found.pbc = False
+    return found
+
+
 def system_of(atoms, dtype=np.float64):
     cell = atoms.cell.array if atoms.pbc.any() else None
     return system_from_arrays(atoms.numbers, atoms.positions, cell, atoms.pbc, MODEL.elements, dtype=dtype)

@@ -20,7 +20,7 @@ from bpjax.neighbors import neighbor_list, pair_list
 from bpjax.potential import predict
 from bpjax.potential.evaluator import Evaluator
 from tests.compilations import compilations
-from tests.dynamics.model import MODEL, crystal, params, system_of
+from tests.dynamics.model import MODEL, cluster, crystal, params, slab, system_of
 
 P = params(np.float64)
 
@@ -33,16 +33,8 @@ def skewed():
     return atoms
 
 
-def slab():
-    atoms = crystal(1, mixed=True) * (1, 2, 1)
-    atoms.pbc = (True, True, False)
-    return atoms
-
-
 def molecule(atoms=3):
-    found = crystal(1, mixed=True)[:atoms]
-    found.pbc = False
-    return found
+    return cluster(atoms=atoms)
 
 
 UNLIKE = (skewed, molecule, slab)

@@ -19,7 +19,7 @@ from bpjax.neighbors import neighbor_list
 from bpjax.potential import predict
 from bpjax.potential.evaluator import Evaluator
 from tests.compilations import compilations
-from tests.dynamics.model import LATTICE, MODEL, crystal, params, system_of
+from tests.dynamics.model import LATTICE, MODEL, cluster, crystal, params, slab, system_of
 
 P = params(np.float64)
 PREDICT = jax.jit(partial(predict, MODEL, P))
@@ -51,18 +51,6 @@ def left_handed():
     atoms.set_cell((atoms.cell.array + [[0, 0.4, 0], [0.7, 0, 0.2], [0.4, -0.3, 0]])[[1, 0, 2]], scale_atoms=True)
     atoms.positions[::3] += atoms.cell.array[1] - 2 * atoms.cell.array[0]
     assert np.linalg.det(atoms.cell.array) < 0
-    return atoms
-
-
-def slab():
-    atoms = crystal(1, mixed=True) * (1, 2, 1)
-    atoms.pbc = (True, True, False)
-    return atoms
-
-
-def cluster():
-    atoms = crystal(1, mixed=True)
-    atoms.pbc = False
     return atoms
 
 

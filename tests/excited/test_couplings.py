@@ -21,6 +21,8 @@ from tests.excited.cases import central, random_model, spin_in_field
 
 R3 = jnp.asarray([0.3, -0.7, 0.2])
 
+jit_couplings = jax.jit(derivative_couplings)
+
 
 @pytest.fixture(scope="module", params=[False, True], ids=["real", "complex"])
 def case(request):
@@ -29,21 +31,21 @@ def case(request):
 
 
 def test_gradients(case):
-    model, states = case
-    np.testing.assert_allclose(gradients(states(R3)), central(jax.jit(lambda R: energies(model, R)), R3), atol=1e-8)
+    _, states = case
+    np.testing.assert_allclose(gradients(states(R3)), central(lambda R: states(R).energies, R3), atol=1e-8)
 
 
 def test_couplings_are_overlaps_of_displaced_states(case):
     """<i|grad j> from eigenvectors of NumPy at displaced geometries, their phases aligned."""
     model, states = case
     result = states(R3)
-    U = result.states
+    U, matrix, align = np.asarray(result.states), jax.jit(model), jax.jit(aligned)
 
     def displaced(R):
-        return aligned(jnp.asarray(np.linalg.eigh(np.asarray(model(R)))[1]), U)
+        return align(np.linalg.eigh(np.asarray(matrix(R)))[1], U)
 
     expected = np.einsum("ai,aj...->ij...", U.conj(), central(displaced, R3))
-    d = np.asarray(derivative_couplings(result))
+    d = np.asarray(jit_couplings(result))
     np.testing.assert_allclose(d, expected, atol=2e-8)
     np.testing.assert_array_equal(d, -np.swapaxes(d.conj(), 0, 1))
     np.testing.assert_array_equal(d[np.arange(4), np.arange(4)], 0)
@@ -51,7 +53,7 @@ def test_couplings_are_overlaps_of_displaced_states(case):
 
 def test_interstate_is_gap_times_coupling_and_hermitian(case):
     result = case[1](R3)
-    h, d, E = (np.asarray(x) for x in (result.interstate, derivative_couplings(result), result.energies))
+    h, d, E = (np.asarray(x) for x in (result.interstate, jit_couplings(result), result.energies))
     gap = (E[None, :] - E[:, None])[..., None]
     off = ~np.eye(4, dtype=bool)
     np.testing.assert_allclose(h[off], (gap * d)[off], atol=1e-13)
@@ -76,7 +78,8 @@ def test_derivatives_of_h(case):
         return adiabatic(model, R).interstate
 
     ours = jax.jit(jax.jacfwd(free))(R3)
-    here = np.asarray(h(R3) / free(R3))[..., None]  # phases that `aligned` turned at R3 itself: all one
+    # Phases that `aligned` turned at R3 itself: all one.
+    here = (np.asarray(h(R3)) / np.asarray(states(R3).interstate))[..., None]
     np.testing.assert_allclose(here, 1, atol=1e-12)
     np.testing.assert_allclose(ours, expected, atol=3e-7)
 
@@ -84,8 +87,8 @@ def test_derivatives_of_h(case):
 def test_second_order_couplings():
     model = random_model(3, 3, 2)
     R = jnp.asarray([0.4, 0.1])
-    U = adiabatic(model, R).states
-    states = jax.jit(lambda R: aligned(adiabatic(model, R).states, U))
+    U = jax.jit(lambda R: adiabatic(model, R).states)(R)
+    states = lambda R: aligned(adiabatic(model, R).states, U)  # noqa: E731
     expected = np.einsum("ai,aj...->ij...", U, central(jax.jit(jax.jacfwd(states)), R))
     ours = jax.jit(lambda R: second_order_couplings(model, R))(R)
     np.testing.assert_allclose(ours, expected, atol=1e-7)
@@ -144,11 +147,12 @@ def test_random_phases_change_nothing_observable(imaginary):
 
 def test_jahn_teller_coupling_is_tangential():
     model = JahnTeller(coupling=0.7)
+    coupling = jax.jit(lambda R: derivative_couplings(adiabatic(model, R)))
     for r, phi in ((1e-6, 0.3), (0.1, 0.7), (1.0, 2.0), (30.0, 5.0)):
-        R = r * jnp.asarray([np.cos(phi), np.sin(phi)])
-        d = np.asarray(jax.jit(lambda R: derivative_couplings(adiabatic(model, R)))(R))[0, 1]
+        R = r * np.array([np.cos(phi), np.sin(phi)])
+        d = np.asarray(coupling(R))[0, 1]
         assert np.linalg.norm(d) == pytest.approx(1 / (2 * r), rel=1e-10)
-        assert abs(d @ np.asarray(R)) < 1e-10
+        assert abs(d @ R) < 1e-10
         assert abs(d @ np.array([-np.sin(phi), np.cos(phi)])) == pytest.approx(1 / (2 * r), rel=1e-10)
 
 
@@ -157,10 +161,11 @@ def test_area_under_the_coupling_of_an_avoided_crossing():
     model = LandauZener(slope=0.02, coupling=0.003)
     u = np.linspace(-np.pi / 2, np.pi / 2, 2002)[1:-1]  # x = (2V/F) tan u
     x = 2 * 0.003 / 0.02 * np.tan(u)
-    d = jax.jit(jax.vmap(lambda R: derivative_couplings(adiabatic(model, R))[0, 1, 0]))(jnp.asarray(x)[:, None])
+    coupling = lambda R: derivative_couplings(adiabatic(model, R))[0, 1, 0]  # noqa: E731
+    d = jax.jit(jax.vmap(coupling))(x[:, None])
     area = np.sum(np.abs(d) * 2 * 0.003 / 0.02 / np.cos(u) ** 2) * (u[1] - u[0])
     assert area == pytest.approx(np.pi / 2 * 2000 / 2001, rel=1e-10)
-    at_crossing = derivative_couplings(adiabatic(model, jnp.zeros(1)))[0, 1, 0]
+    at_crossing = jax.jit(coupling)(np.zeros(1))
     assert abs(float(at_crossing)) == pytest.approx(0.02 / (4 * 0.003), rel=1e-12)
 
 
@@ -172,21 +177,22 @@ def test_branching_plane_opens_the_gap():
         x, y, z = (R @ turn)[:3]
         return jnp.asarray([[0.3 * x + 0.1 * z, 0.12 * y], [0.12 * y, -0.3 * x + 0.1 * z]])
 
-    plane = orthogonalised(branching_plane(adiabatic(model, jnp.zeros(5)), 0, 1))
-    assert float(jnp.linalg.norm(plane.g)) == pytest.approx(0.3)
-    assert float(jnp.linalg.norm(plane.h)) == pytest.approx(0.12)
+    plane_of = jax.jit(lambda states: orthogonalised(branching_plane(states, 0, 1)))
+    states = jax.jit(lambda R: adiabatic(model, R))(np.zeros(5))
+    plane = jax.tree.map(np.asarray, plane_of(states))
+    assert float(np.linalg.norm(plane.g)) == pytest.approx(0.3)
+    assert float(np.linalg.norm(plane.h)) == pytest.approx(0.12)
     np.testing.assert_allclose(plane.s, 0.1 * turn[:, 2], atol=1e-14)
     # The same from states that are mixed by an angle: two cuts of one cone.
-    mixed = adiabatic(model, jnp.zeros(5))
     c, s = np.cos(0.4), np.sin(0.4)
-    O = jnp.asarray([[c, -s], [s, c]])
-    mixed = Adiabatic(mixed.energies, mixed.states @ O, to_adiabatic(mixed.interstate, O))
-    again = orthogonalised(branching_plane(mixed, 0, 1))
+    O = np.array([[c, -s], [s, c]])
+    mixed = Adiabatic(states.energies, np.asarray(states.states) @ O, jax.jit(to_adiabatic)(states.interstate, O))
+    again = jax.tree.map(np.asarray, plane_of(mixed))
     assert abs(float(again.g @ again.h)) < 1e-15
     np.testing.assert_allclose(np.abs(again.g @ plane.g), 0.09, rtol=1e-12)
-    r = 1e-3
+    r, levels = 1e-3, jax.jit(lambda R: energies(model, R))
     for direction, slope in ((plane.g, 0.3), (plane.h, 0.12)):
-        E = energies(model, r * direction / jnp.linalg.norm(direction))
+        E = levels(r * direction / np.linalg.norm(direction))
         assert float(E[1] - E[0]) == pytest.approx(2 * r * slope, rel=1e-10)
 
 
@@ -217,11 +223,16 @@ def test_nothing_is_infinite_at_an_intersection():
 
 def test_diabatic_and_back():
     model = random_model(9, 4, 3, True)
-    result = adiabatic(model, R3)
-    np.testing.assert_allclose(
-        to_diabatic(jnp.diag(result.energies).astype(complex), result.states), model(R3), atol=1e-13
-    )
-    np.testing.assert_allclose(to_adiabatic(model(R3), result.states), jnp.diag(result.energies), atol=1e-13)
+
+    @jax.jit
+    def both_ways(R):
+        result = adiabatic(model, R)
+        E, H = jnp.diag(result.energies).astype(complex), model(R)
+        return E, H, to_diabatic(E, result.states), to_adiabatic(H, result.states)
+
+    E, H, diabatic, back = both_ways(R3)
+    np.testing.assert_allclose(diabatic, H, atol=1e-13)
+    np.testing.assert_allclose(back, E, atol=1e-13)
 
 
 # ------------------------------------------------------------------------------- from energies alone
@@ -231,35 +242,45 @@ def test_gap_formulas_are_exact_for_straight_lines():
     F, V, v = 0.02, 0.003, 0.005
     model = LandauZener(F, V)
     gap = lambda x: jnp.diff(energies(model, x[None]))[0]  # noqa: E731
-    curvature = jax.jit(jax.grad(jax.grad(gap)))(0.0)
-    assert float(baeck_an(gap(jnp.zeros(())), curvature)) == pytest.approx(F / (4 * V), rel=1e-12)
-    exact = float(landau_zener(jnp.asarray(V), jnp.asarray(v * F)))
+
+    @jax.jit
+    def formulas(x):
+        width, curvature = gap(x), jax.grad(jax.grad(gap))(x)
+        passage = landau_zener(jnp.asarray(V), jnp.asarray(v * F))
+        return baeck_an(width, curvature), passage, belyaev_lebedev(width, v**2 * curvature)
+
+    peak, exact, probability = (float(value) for value in formulas(0.0))
+    assert peak == pytest.approx(F / (4 * V), rel=1e-12)
     assert exact == pytest.approx(np.exp(-2 * np.pi * V**2 / (v * F)), rel=1e-14)
-    assert float(belyaev_lebedev(gap(jnp.zeros(())), v**2 * curvature)) == pytest.approx(exact, rel=1e-12)
+    assert probability == pytest.approx(exact, rel=1e-12)
 
 
 @pytest.mark.slow
 def test_dyad_from_the_hessian_of_the_gap():
     model = JahnTeller(coupling=0.7)
     R = jnp.asarray([0.4, -0.3])
-    H = hessians(model, R)
-    E = energies(model, R)
-    dyad = interstate_dyad(E[1] - E[0], H[1] - H[0])
-    h = adiabatic(model, R).interstate[0, 1]
-    np.testing.assert_allclose(dyad, jnp.outer(h, h), atol=1e-13)
-    found = leading_vector(dyad)
-    np.testing.assert_allclose(found * jnp.sign(found @ h), h, atol=1e-13)
-    assert np.asarray(leading_vector(-dyad)).tolist() == pytest.approx([0, 0], abs=1e-7)
+
+    @jax.jit
+    def dyad_and_vector(R):
+        H, E = hessians(model, R), energies(model, R)
+        dyad = interstate_dyad(E[1] - E[0], H[1] - H[0])
+        return dyad, adiabatic(model, R).interstate[0, 1], leading_vector(dyad), leading_vector(-dyad)
+
+    dyad, h, found, none = (np.asarray(x) for x in dyad_and_vector(R))
+    np.testing.assert_allclose(dyad, np.outer(h, h), atol=1e-13)
+    np.testing.assert_allclose(found * np.sign(found @ h), h, atol=1e-13)
+    assert none.tolist() == pytest.approx([0, 0], abs=1e-7)
+
+
+FORMULAS = [jax.jit(jax.value_and_grad(f, argnums=(0, 1))) for f in (baeck_an, belyaev_lebedev)]
 
 
 @pytest.mark.parametrize("gap, curvature", [(0.0, 1.0), (1.0, 0.0), (1.0, -1.0), (0.0, 0.0)])
 def test_gap_formulas_have_finite_derivatives(gap, curvature):
-    for f in (baeck_an, belyaev_lebedev):
-        value, slopes = jax.value_and_grad(f, argnums=(0, 1))(gap, curvature)
+    for f in FORMULAS:
+        value, slopes = f(gap, curvature)
         assert np.isfinite([value, *slopes]).all()
-    assert (
-        float(belyaev_lebedev(jnp.asarray(0.0), jnp.asarray(1.0))) == 1.0
-    )  # through an intersection every trajectory hops
+    assert float(FORMULAS[1](0.0, 1.0)[0]) == 1.0  # through an intersection every trajectory hops
 
 
 # ------------------------------------------------------------------------------------------ bad input

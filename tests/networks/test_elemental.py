@@ -1,6 +1,7 @@
 """Per-element networks against the same written out in numpy."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,11 +51,25 @@ def written_out(options, params, x):
     return REFERENCE[options.output_activation](x)
 
 
+apply = jax.jit(apply_network, static_argnums=0)
+
+
 def randomised(params, seed=0):
     """Parameters without zeros, on all leaves; the order of a pytree's dicts is that of sorted keys."""
     leaves, structure = jax.tree.flatten(params)
     random = np.random.default_rng(seed)
     return jax.tree.unflatten(structure, [jnp.asarray(random.normal(size=p.shape), p.dtype) for p in leaves])
+
+
+def random_params(options, elements, size):
+    """As those of a start in double precision, without the programs that draw it."""
+    start = lambda: init_networks(options, elements, size, jax.random.key(0), jnp.float64)  # noqa: E731
+    return randomised(jax.eval_shape(start))
+
+
+@partial(jax.jit, static_argnums=0)
+def all_and_first(options, params, x):
+    return apply_network(options, params, x), apply_network(options, params, x[0])
 
 
 def test_all_activations_are_tested():
@@ -64,35 +79,33 @@ def test_all_activations_are_tested():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_against_the_formula(activation):
     for options in (MLP((4, 3), activation), MLP((4, 3), "tanh", output_activation=activation)):
-        params = randomised(init_networks(options, ("Si",), 5, jax.random.key(0), jnp.float64))["Si"]
+        params = random_params(options, ("Si",), 5)["Si"]
         x = np.random.default_rng(1).normal(size=(7, 5))
         expected = written_out(options, params, x)
-        np.testing.assert_allclose(apply_network(options, params, jnp.asarray(x)), expected, rtol=1e-12)  # rounding
-        one = apply_network(options, params, jnp.asarray(x[0]))
+        found, one = all_and_first(options, params, x)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)  # rounding
         assert one.shape == () and one.dtype == jnp.float64
         np.testing.assert_allclose(one, expected[0], rtol=1e-12)  # rounding
 
 
 def test_a_layer_may_have_an_activation_of_its_own():
     options = MLP((4, 3, 2), ("tanh", "gaussian", "softplus"), "harmonic")
-    params = randomised(init_networks(options, ("Si",), 5, jax.random.key(0), jnp.float64))["Si"]
+    params = random_params(options, ("Si",), 5)["Si"]
     x = np.random.default_rng(1).normal(size=5)
-    np.testing.assert_allclose(
-        apply_network(options, params, jnp.asarray(x)), written_out(options, params, x), rtol=1e-12
-    )
+    np.testing.assert_allclose(apply(options, params, jnp.asarray(x)), written_out(options, params, x), rtol=1e-12)
 
 
 def test_elements_may_have_networks_of_their_own():
     options = PerElement((MLP((4,)), MLP((3, 2), "tanh"), MLP((), ())))
     elements = ("O", "H", "C")
-    params = randomised(init_networks(options, elements, 5, jax.random.key(0), jnp.float64))
+    params = random_params(options, elements, 5)
     assert set(params) == set(elements)
     assert params["H"]["hidden_0"]["kernel"].shape == (5, 3) and list(params["C"]) == ["output"]
     x = np.random.default_rng(1).normal(size=5)
     for index, element in enumerate(elements):
         own = options_of(options, index)
         assert own is options.networks[index]
-        found = apply_network(own, params[element], jnp.asarray(x))
+        found = apply(own, params[element], jnp.asarray(x))
         np.testing.assert_allclose(found, written_out(own, params[element], x), rtol=1e-12)
     assert options_of(MLP(), 2) == MLP()
     with pytest.raises(ValueError, match="one for each of O, H, got 3"):
@@ -101,9 +114,9 @@ def test_elements_may_have_networks_of_their_own():
 
 def test_without_hidden_layers_it_is_linear():
     options = MLP(())
-    params = randomised(init_networks(options, ("Si",), 3, jax.random.key(0), jnp.float64))["Si"]
+    params = random_params(options, ("Si",), 3)["Si"]
     p = params["output"]
-    found = apply_network(options, params, jnp.asarray([[1.0, 2.0, 3.0]]))
+    found = apply(options, params, jnp.asarray([[1.0, 2.0, 3.0]]))
     np.testing.assert_allclose(found, np.array([1.0, 2, 3]) @ p["kernel"] + p["bias"], rtol=1e-14)
 
 
@@ -140,13 +153,24 @@ def test_softplus_and_the_logistic_pair_are_accurate_everywhere(x):
         assert found == pytest.approx(value, rel=1e-15, abs=1e-305), name  # XLA flushes subnormal numbers
 
 
+@pytest.fixture(scope="module")
+def derivatives():
+    """The first three of all activations, at five places: one program."""
+
+    def three(function, x):
+        values = []
+        for _ in range(3):
+            function = jax.grad(function)
+            values.append(jax.vmap(function)(x))
+        return jnp.stack(values)
+
+    x = jnp.asarray([-30.0, -1.0, 0.0, 1.0, 30.0])
+    return jax.jit(lambda x: {name: three(function, x) for name, function in ACTIVATIONS.items()})(x)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("x", [-30.0, -1.0, 0.0, 1.0, 30.0])
-def test_derivatives_are_finite(activation, x):
-    function = ACTIVATIONS[activation]
-    for _ in range(3):
-        function = jax.grad(function)
-        assert np.isfinite(function(jnp.asarray(x, jnp.float64)))
+def test_derivatives_are_finite(derivatives, activation):
+    assert np.isfinite(derivatives[activation]).all()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +218,7 @@ def test_skip_adds_a_linear_function_of_the_features():
     assert set(params["skip"]) == {"kernel"}
     x = np.random.default_rng(1).normal(size=(7, 5))
     expected = written_out(plain, params, x) + x @ np.asarray(params["skip"]["kernel"])[:, 0]
-    np.testing.assert_allclose(apply_network(options, params, jnp.asarray(x)), expected, rtol=1e-12)  # rounding
+    np.testing.assert_allclose(apply(options, params, jnp.asarray(x)), expected, rtol=1e-12)  # rounding
     with pytest.raises(ValueError, match="MLP skip=True"):
         MLP((), skip=True)
     with pytest.raises(ValueError, match="MLP skip=True"):
@@ -238,14 +262,13 @@ OPTIONS = MLP((6, 5), ("tanh", "silu"))
 @pytest.fixture(scope="module")
 def network():
     """Parameters of `OPTIONS` and some features."""
-    params = randomised(init_networks(OPTIONS, ("Si",), 4, jax.random.key(0), jnp.float64))["Si"]
+    params = random_params(OPTIONS, ("Si",), 4)["Si"]
     return params, jnp.asarray(np.random.default_rng(1).normal(size=(7, 4)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_unit_masks_and_a_single_choice_change_nothing(network, dtype):
     params, x = jax.tree.map(lambda p: p.astype(dtype), network)
-    apply = jax.jit(apply_network, static_argnums=0)
     ones = {"hidden_0": jnp.ones(6), "hidden_1": jnp.ones(5)}
     for choices in (NetworkChoices(ones), NetworkChoices({"hidden_1": ones["hidden_1"]}), NetworkChoices()):
         found = apply(OPTIONS, params, x, choices)
@@ -329,11 +352,11 @@ def test_choices_that_do_not_fit_are_named(network, choices, message):
 @pytest.mark.parametrize("options", [OPTIONS, MLP((6, 5), "tanh", skip=True), MLP(())], ids=["plain", "skip", "linear"])
 @pytest.mark.slow
 def test_precondition(options):
-    params = randomised(init_networks(options, ("Si",), 4, jax.random.key(0), jnp.float64))["Si"]
+    params = random_params(options, ("Si",), 4)["Si"]
     X = jnp.asarray(np.random.default_rng(2).normal(size=(50, 4)))
-    before = np.asarray(apply_network(options, params, X))
+    before = np.asarray(apply(options, params, X))
     found = precondition(options, params, X)
-    after = np.asarray(apply_network(options, found, X))
+    after = np.asarray(apply(options, found, X))
     # Rounding of 50 terms of order 1. The outputs are the old ones on another scale.
     np.testing.assert_allclose(after, (before - before.mean()) / before.std(), rtol=0, atol=1e-13)
     assert abs(after.mean()) < 1e-14 and after.std() == pytest.approx(1.0, abs=1e-14)
@@ -342,7 +365,7 @@ def test_precondition(options):
         jax.tree.map(np.testing.assert_array_equal, found[layer], params[layer])
     same = precondition(options, params, jnp.broadcast_to(X[:1], (9, 4)))  # no spread: only shifted
     jax.tree.map(np.testing.assert_array_equal, same["output"]["kernel"], params["output"]["kernel"])
-    assert abs(float(apply_network(options, same, X[0]))) < 1e-13
+    assert abs(float(apply(options, same, X[0]))) < 1e-13
     with pytest.raises(ValueError, match="at least one atom"):
         precondition(options, params, X[:0])
     for other in (SparseGP(points=3), MLP((6, 5), output_activation="tanh")):

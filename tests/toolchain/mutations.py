@@ -5,12 +5,12 @@
     python tests/toolchain/mutations.py --tier slow [--only NAME ...] [--json FILE] [--least N]
 
 With `--tier fast` run the tests that a plain `pytest` runs; with `--tier slow` those of `.ci/run`: the fast ones and,
-where they notice nothing, the slow ones. First come the rooms of a fault, the tests nearest to it, and if nothing
-fails there all of them. One line for each fault says which test failed first (`caught by`), that none did
-(`SURVIVED`), or that nothing can be said (`BROKEN`): modules that cannot be imported, a process that crashes or never
-ends, a test that fails without the fault too. Only the first kind counts. The exit status is 1 when fewer are caught
-than `--least`, by default nine of ten for the fast tier and all for the slow one, and 2 when the table no longer fits
-the code.
+where they notice nothing, the slow ones, then those that are compiled as users have it. First come the rooms of a
+fault, the tests nearest to it, and if nothing fails there all of them. One line for each fault says which test failed
+first (`caught by`), that none did (`SURVIVED`), or that nothing can be said (`BROKEN`): modules that cannot be
+imported, a process that crashes or never ends, a test that fails without the fault too. Only the first kind counts.
+The exit status is 1 when fewer are caught than `--least`, by default nine of ten for the fast tier and all for the slow
+one, and 2 when the table no longer fits the code.
 
 This is not a part of `.ci/run`: it tests the tests, and is for whoever has thinned them out or moved them between
 tiers. It takes two cores. A fault that its rooms notice costs a minute or two, and the whole table on the fast tier half
@@ -43,8 +43,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-TIERS = {"fast": (), "slow": ("-m", "slow and not exhaustive")}
-"""What selects the tests of each; the fast ones are the default of pyproject.toml."""
+STAGES = {
+    "fast": (),
+    "slow": ("-m", "slow and not as_users and not exhaustive"),
+    "as-users": ("--as-users", "-m", "as_users and not exhaustive"),
+}
+"""What selects the tests of each stage of `.ci/run`; the fast ones are the default of pyproject.toml."""
+
+TIERS = {"fast": ("fast",), "slow": tuple(STAGES)}
+"""Which of them run, one after the other, until one notices a fault."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +277,7 @@ class Verdict:
 
     Attributes:
       word: "caught", "SURVIVED" or "BROKEN".
-      tier: of the last tests that ran.
+      tier: the stage of the last tests that ran.
       test: the first one that failed.
       why: its message, or what is broken.
       seconds: of all runs.
@@ -376,10 +383,10 @@ def output_of(command: list[str], copy: Path, limit: float) -> tuple[int | None,
         raise
 
 
-def pytest_of(tier: str, targets: tuple[str, ...], workers: bool = True) -> list[str]:
-    """The command that runs the tests of a tier in these folders and files; without any in all of them."""
+def pytest_of(stage: str, targets: tuple[str, ...], workers: bool = True) -> list[str]:
+    """The command that runs the tests of a stage in these folders and files; without any in all of them."""
     parallel = ["-x", "-n", "2"] if workers else []
-    return [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", *parallel, *TIERS[tier], *targets]
+    return [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", *parallel, *STAGES[stage], *targets]
 
 
 def reading(tier: str, status: int | None, text: str, limit: float) -> Verdict:
@@ -413,12 +420,11 @@ def confirmed(verdict: Verdict, sound: Path, limit: float) -> Verdict:
 
 
 def judged(mutation: Mutation, tier: str, sound: Path, limit: float) -> Verdict:
-    """Runs tests until one notices the fault: those of its rooms, then all; fast ones and, if asked for, slow ones."""
+    """Runs tests until one notices the fault: of each stage those of its rooms, then all."""
     began = time.monotonic()
     verdict = Verdict("BROKEN", tier)
-    tiers = ("fast",) if tier == "fast" else ("fast", "slow")
     with with_fault(mutation, sound) as copy:
-        for name, targets in [(name, targets) for name in tiers for targets in (mutation.rooms, ())]:
+        for name, targets in [(name, targets) for name in TIERS[tier] for targets in (mutation.rooms, ())]:
             verdict = reading(name, *output_of(pytest_of(name, targets), copy, limit), limit)
             if verdict.word != "SURVIVED":
                 break

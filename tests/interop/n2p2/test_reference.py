@@ -21,6 +21,7 @@ from bpjax.potential.evaluator import Evaluator
 from bpjax.potential.forces import predict
 from bpjax.system import system_from_arrays
 from bpjax.units import HARTREE
+from tests.tiers import exhaustive, slow
 
 pytestmark = pytest.mark.reference
 
@@ -56,8 +57,12 @@ def inputs(path, elements):
     return out
 
 
-def evaluator(model, params):
-    """Compiled once for the five structures: features, scaled features, and a prediction."""
+@cache
+def reference_case(folder):
+    """Model, parameters, and a function compiled once for the five structures: features, scaled features, a prediction."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # element_nodes, see test_potential
+        model, params = read_potential(folder, "ev-angstrom")  # numbers as they are
 
     @jax.jit
     def run(system, neighbors):
@@ -67,7 +72,7 @@ def evaluator(model, params):
         x = jnp.take_along_axis(x, system.species[:, None, None], axis=1)[:, 0]
         return G, x, predict(model, params, system, neighbors)
 
-    return run
+    return model, params, run
 
 
 def jacobian(model):
@@ -105,24 +110,20 @@ AT_TIMES = (
     "normalize_nodes",
     "scaling_sigma",
     "exp_cutoff2_alpha03",
-    "exp_cutoff6",
 )
 """Those of the slow tests; each of the others is one more choice of an option that has tests of its own."""
 
 
-def marks(case):
-    return [] if case in OFTEN else pytest.mark.slow if case in AT_TIMES else pytest.mark.exhaustive
+RARELY = tuple(case for case in CASES if case not in OFTEN + AT_TIMES)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=marks(case)) for case in CASES])
+@pytest.mark.parametrize("case", [*OFTEN, *slow(*AT_TIMES), *exhaustive(*RARELY)])
 def test_reference_case(shared, case):
     folder = shared / "reference" / "n2p2" / case
     data = np.load(folder / "reference.npz")
     valid = [s["forces_valid"] for s in json.loads((folder.parent / "meta.json").read_text())[case]["structures"]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # element_nodes, see test_potential
-        model, params = read_potential(folder, "ev-angstrom")  # numbers as they are
-    run, derivatives = evaluator(model, params), jacobian(model)
+    model, params, run = reference_case(folder)
+    derivatives = jacobian(model)
     text = (folder / "input.nn").read_text().split()
     per_length = float(text[text.index("conv_length") + 1]) if "conv_length" in text else 1.0
     for s, (system, neighbors) in enumerate(inputs(folder / "reference.npz", model.elements)):
@@ -145,19 +146,19 @@ def test_reference_case(shared, case):
             assert (np.abs(found - expected) <= 1e-9 * size).all()
 
 
-@pytest.mark.slow
-def test_forces_where_an_atom_sees_its_image(shared):
+@pytest.mark.parametrize("case", [*slow("weighted"), *exhaustive("all")])
+def test_forces_where_an_atom_sees_its_image(shared, case):
     """There n2p2 has them wrong; ours are the derivative of the energy, in which both agree."""
-    folder = shared / "reference" / "n2p2" / "all"
-    model, params = read_potential(folder, "ev-angstrom")
-    energy = jax.jit(lambda system, neighbors: predict(model, params, system, neighbors))
+    folder = shared / "reference" / "n2p2" / case
+    model, _, run = reference_case(folder)
+    energy = lambda system: run(system, neighbors)[2]  # noqa: E731
     for s in (1, 4):
         system, neighbors = inputs(folder / "reference.npz", model.elements)[s]
-        forces = np.asarray(energy(system, neighbors).forces)
+        forces = np.asarray(energy(system).forces)
         h = 1e-4
         for i, axis in ((0, 0), (1, 2)):
             sides = [
-                float(energy(system._replace(positions=system.positions.at[i, axis].add(d * h)), neighbors).energy)
+                float(energy(system._replace(positions=system.positions.at[i, axis].add(d * h))).energy)
                 for d in (1, -1)
             ]
             # Truncation h^2 E''' / 6 and rounding 1e-13 / h are below 1e-7 of the forces, which are of order 1.
