@@ -1,4 +1,4 @@
-"""Set-up of all tests: double precision, one thread per worker, compiled programs and data kept beside the checkout."""
+"""Set-up of all tests: double precision, one thread per worker, how programs are compiled and kept, data beside the checkout."""
 
 import gc
 import os
@@ -16,6 +16,7 @@ import jax
 import pytest
 
 from tests import program_cache, quick_compiler
+from tests.costs import BUDGETS, Costs
 
 jax.config.update("jax_enable_x64", True)
 program_cache.choose()
@@ -35,7 +36,7 @@ def pytest_addoption(parser):
     group.addoption("--profile", metavar="FILE", help="write what each file of tests costs, and in what, to FILE")
     group.addoption(
         "--budget",
-        choices=("fast", "slow", "as-users"),
+        choices=tuple(BUDGETS),
         help="fail when the tests cost half more than this tier may (tests/README.md)",
     )
 
@@ -44,8 +45,6 @@ def pytest_configure(config):
     if not config.getoption("--as-users"):
         quick_compiler.choose()
     if config.getoption("--profile") or config.getoption("--budget"):
-        from tests.costs import Costs
-
         config.pluginmanager.register(Costs(config.getoption("--profile"), config.getoption("--budget")), "costs")
 
 

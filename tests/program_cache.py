@@ -21,7 +21,7 @@ def folder() -> Path | None:
     if asked == "0":
         return None
     if asked:
-        return Path(asked).expanduser().absolute()
+        return Path(asked).expanduser().absolute() / _processor()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpjax-tests" / _processor()
 
 
@@ -56,7 +56,14 @@ def prune(limit: int = LIMIT) -> None:
     kept = folder()
     if kept is None or not kept.is_dir():
         return
-    files = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in kept.iterdir()), key=lambda f: f[0])
+    files = []
+    for file in kept.iterdir():
+        try:  # another run may prune too
+            found = file.stat()
+        except FileNotFoundError:
+            continue
+        files.append((found.st_mtime, found.st_size, file))
+    files.sort(key=lambda f: f[0])
     size = sum(f[1] for f in files)
     if size <= limit:
         return

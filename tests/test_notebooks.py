@@ -14,6 +14,7 @@ AS_NEW = """\
 %reset -f
 import gc, os, jax, matplotlib.pyplot
 matplotlib.pyplot.close("all")
+matplotlib.rcdefaults()
 jax.config.update("jax_enable_x64", False)
 jax.clear_caches()
 gc.collect()

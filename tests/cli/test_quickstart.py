@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_fast_run_is_sane(folder):
     report = check(folder)
     assert report["errors"]["test"]["energy_rmse"] < 0.030 and report["errors"]["test"]["forces_rmse"] < 0.4
@@ -65,6 +66,7 @@ def test_fast_run_is_sane(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_second_run_keeps_its_hands_off_and_a_requested_one_replaces(folder, tmp_path, monkeypatch, capsys):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)

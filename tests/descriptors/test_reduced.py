@@ -123,6 +123,7 @@ def flops(descriptor, elements, slots=30):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_a_part_is_a_part_of_the_work():
     """Energies and forces from a tenth of the features; all that is left are distances, angles and their exponentials."""
     pool = ImbalzanoACSF(5.0, intervals=4, angular_intervals=4).build(("Si", "O"))

@@ -23,14 +23,14 @@ OTHERS = [*(f"w{n}" for n in range(4)), "c_mu2", "c_mu1nu1", "c_crossover"]
 FAST = [f"p1_{rbf}_{average}" for rbf in ("gto", "polynomial") for average in ("off", "inner")] + OTHERS[3:]
 """Cases that are run with one structure each time; the others with that one among the slow tests."""
 
-
-AS_USERS = pytest.mark.as_users
+COMPARED = pytest.mark.reference
+"""One of each kind is compiled as users have it; the others are other numbers and sizes of the same formulas."""
 
 
 def cases():
     for case in PARAMETERS + OTHERS:
         for name in STRUCTURES:
-            marks = pytest.mark.exhaustive if name != "ethanol" else AS_USERS if case in FAST else pytest.mark.slow
+            marks = pytest.mark.exhaustive if name != "ethanol" else COMPARED if case in FAST else pytest.mark.slow
             yield pytest.param(case, name, marks=marks, id=f"{name}-{case}")
 
 
@@ -130,7 +130,7 @@ def featomic_columns(options, data):
 @pytest.mark.parametrize(
     ("case", "name"),
     [
-        pytest.param(case, name, marks=AS_USERS if (case, name) == ("p1", "ethanol") else pytest.mark.slow)
+        pytest.param(case, name, marks=COMPARED if (case, name) == ("p1", "ethanol") else pytest.mark.slow)
         for case in ("p0", "p1", "p2", "p3_willatt")
         for name in STRUCTURES
     ],
@@ -142,7 +142,7 @@ def test_featomic(shared, case, name, strict_promotion):
     compare_with_featomic(data, 1e-7, 5e-6)
 
 
-@AS_USERS
+@COMPARED
 def test_featomic_without_its_spline_errors(strict_promotion):
     data = np.load(Path(__file__).parents[1] / "reference" / "featomic_soap_nacl.npz")
     compare_with_featomic(data, 1e-10, 1e-9)

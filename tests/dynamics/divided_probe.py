@@ -22,16 +22,15 @@ from bpjax.neighbors import neighbor_list
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, predict
 from bpjax.system import system_from_arrays
-from tests.dynamics.model import MODEL, cluster, crystal, params, slab
+from tests.dynamics.model import MODEL, cluster, crystal, params, skewed, slab
 
 COUNTS = (1, 2, 4)
 SMOOTH = Potential(SOAP(("Xe", "Ar"), 3.9, n_max=3, l_max=2), MLP((6,)))
 
 
-def skewed() -> ase.Atoms:
-    """Two elements in a triclinic cell, 107 atoms: no number of devices or blocks divides it."""
-    atoms = crystal(3, mixed=True)
-    atoms.set_cell(atoms.cell.array + [[0.0, 0.9, 0.0], [0.0, 0.0, -1.1], [0.7, 0.0, 0.0]], scale_atoms=True)
+def odd() -> ase.Atoms:
+    """107 atoms: no number of devices or blocks divides them."""
+    atoms = skewed(3)
     del atoms[50]
     return atoms
 
@@ -98,7 +97,7 @@ def trajectories(atoms: ase.Atoms, counts=COUNTS, **options) -> dict:
 
 def program() -> dict:
     """A run on four devices and undivided: how far they differ, what is exchanged, and whether anything is compiled meanwhile."""
-    atoms, compiled = skewed(), []
+    atoms, compiled = odd(), []
     settings = Settings(temperature=600.0, timestep_fs=2.0, dtype="float64", chunk_steps=40, skin=0.3)
     one, simulation = (
         Simulation(MODEL, params(np.float64), atoms, replace(settings, devices=devices), 1, 2**30)
@@ -152,20 +151,20 @@ def flags() -> dict:
 
 
 KINDS = {
-    "skewed_only_four": lambda: agreement(skewed(), MODEL, params(np.float64), (4,), (False,)),
-    "skewed": lambda: agreement(skewed(), MODEL, params(np.float64)),
+    "skewed_only_four": lambda: agreement(odd(), MODEL, params(np.float64), (4,), (False,)),
+    "skewed": lambda: agreement(odd(), MODEL, params(np.float64)),
     "slab": lambda: agreement(with_an_atom_above(), MODEL, params(np.float64)),
     "cluster": lambda: agreement(with_a_hole(), MODEL, params(np.float64)),
-    "soap": lambda: agreement(skewed(), SMOOTH, init(SMOOTH, jax.random.key(1), np.float64)),
+    "soap": lambda: agreement(odd(), SMOOTH, init(SMOOTH, jax.random.key(1), np.float64)),
     "few": lambda: agreement(crystal(1, mixed=True)[:4], MODEL, params(np.float64)),
-    "nve": lambda: trajectories(skewed(), steps=100, temperature=600.0),
+    "nve": lambda: trajectories(odd(), steps=100, temperature=600.0),
     "nve_slab": lambda: trajectories(with_an_atom_above(), steps=60, temperature=300.0),
-    "langevin": lambda: trajectories(skewed(), (4,), steps=40, temperature=600.0, ensemble="nvt_langevin"),
+    "langevin": lambda: trajectories(odd(), (4,), steps=40, temperature=600.0, ensemble="nvt_langevin"),
     "npt": lambda: trajectories(
         crystal(3, mixed=True), (4,), steps=40, temperature=600.0, ensemble="npt", pressure=1.0
     ),
-    "watched": lambda: trajectories(skewed(), (4,), steps=20, temperature=600.0, max_extrapolations=10**9),
-    "overflow": lambda: trajectories(skewed(), (4,), steps=40, temperature=900.0, capacity=5),
+    "watched": lambda: trajectories(odd(), (4,), steps=20, temperature=600.0, max_extrapolations=10**9),
+    "overflow": lambda: trajectories(odd(), (4,), steps=40, temperature=900.0, capacity=5),
     "program": program,
     "flags": flags,
 }

@@ -39,6 +39,13 @@ def crystal(repeats=2, mixed=False, rattle=0.05):
     return atoms
 
 
+def skewed(repeats=1):
+    """Both elements in a triclinic cell; one of them is shorter than the cutoff."""
+    atoms = crystal(repeats, mixed=True)
+    atoms.set_cell(atoms.cell.array + [[0.0, 0.9, 0.0], [0.0, 0.0, -1.1], [0.7, 0.0, 0.0]], scale_atoms=True)
+    return atoms
+
+
 def slab(repeats=(1, 2, 1)):
     """Both elements, open along the last direction."""
     atoms = crystal(1, mixed=True) * repeats

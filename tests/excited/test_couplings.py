@@ -31,8 +31,8 @@ def case(request):
 
 
 def test_gradients(case):
-    _, states = case
-    np.testing.assert_allclose(gradients(states(R3)), central(lambda R: states(R).energies, R3), atol=1e-8)
+    model, states = case
+    np.testing.assert_allclose(gradients(states(R3)), central(jax.jit(lambda R: energies(model, R)), R3), atol=1e-8)
 
 
 def test_couplings_are_overlaps_of_displaced_states(case):

@@ -81,7 +81,7 @@ def test_loops_do_not_depend_on_phases():
         (JahnTeller(), circle((0, 0), 1.0, 12), True),
         (spin_in_field, jnp.asarray(np.c_[circle((0, 0), 0.6, 40), np.full(40, 0.8)]), False),
     ):
-        states = np.linalg.eigh(np.asarray(jax.jit(jax.vmap(model))(path)))[1]
+        states = np.asarray(jax.jit(jax.vmap(lambda R, model=model: eigh(model(R))[1]))(path))
         theta = rng.uniform(0, 2 * np.pi, size=(len(path), 1, 2))
         other = states * (np.sign(np.cos(theta)) if real else np.exp(1j * theta))
         (gamma, W), (other_gamma, other_W) = phases_and_loop(states), phases_and_loop(other)

@@ -91,6 +91,7 @@ def test_reversed_frustrated_hops_reflect_more(shared):
     assert abs(shares[0, 1, 0] - 0.123) < 3 * np.sqrt(0.123 * 0.877 * (1 / 1500 + 1 / 2000))
 
 
+@pytest.mark.as_users
 @pytest.mark.parametrize("amplitudes", ["local_diabatisation", "coupling"])
 @pytest.mark.parametrize(("V", "rate"), [(0.005, 0.002), (0.01, 0.001)])
 def test_landau_zener_amplitudes(amplitudes, V, rate):

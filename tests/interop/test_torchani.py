@@ -132,6 +132,7 @@ def assert_equal(result, energy, forces):
     np.testing.assert_allclose(result.forces / HARTREE, forces, rtol=0, atol=1e-8)
 
 
+@pytest.mark.reference
 def test_against_the_program(name):
     import torchani
 

@@ -116,7 +116,7 @@ def test_without_hidden_layers_it_is_linear():
     options = MLP(())
     params = random_params(options, ("Si",), 3)["Si"]
     p = params["output"]
-    found = apply(options, params, jnp.asarray([[1.0, 2.0, 3.0]]))
+    found = apply_network(options, params, jnp.asarray([[1.0, 2.0, 3.0]]))
     np.testing.assert_allclose(found, np.array([1.0, 2, 3]) @ p["kernel"] + p["bias"], rtol=1e-14)
 
 

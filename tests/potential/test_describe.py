@@ -145,6 +145,7 @@ def test_bad_input():
         jacobian(DESCRIPTOR, ase.Atoms("Si2", np.zeros((2, 3))))
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize(("average", "case"), [("inner", "inner"), ("outer", "outer")])
 def test_averages_are_those_of_dscribe(shared, average, case):
     data = np.load(shared / "reference" / "dscribe" / f"soap_ethanol_p1_gto_{case}.npz")

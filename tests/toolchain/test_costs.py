@@ -2,6 +2,7 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,9 +66,29 @@ def test_a_tier_fails_at_half_more_than_its_budget():
     assert not fits and any("More than half over it" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "units", "status"), [(100.0, [0.5], 0), (1e4, [0.5], 1), (1e4, [9.0], 0), (1.0, [], 1)]
+)
+def test_budget_decides_how_a_run_ends(monkeypatch, tmp_path, seconds, units, status):
+    monkeypatch.setattr(costs, "Meter", lambda: SimpleNamespace(costs={"a.py::one": {"processor": seconds}}))
+    plugin = costs.Costs(str(tmp_path / "profile.md"), "fast")
+    plugin.units = units
+    session = SimpleNamespace(config=SimpleNamespace(), exitstatus=pytest.ExitCode.OK)
+    plugin.pytest_sessionfinish(session)
+    assert session.exitstatus == status and plugin.lines
+    assert f"{seconds:.2f} a.py::one" in (tmp_path / "profile.md").read_text()
+    # A run that has failed already has failed for that.
+    session.exitstatus = pytest.ExitCode.INTERRUPTED
+    plugin.pytest_sessionfinish(session)
+    assert session.exitstatus == pytest.ExitCode.INTERRUPTED
+
+
 def test_table_adds_up():
     workers = [
-        {"tests/a.py": {"import": 1.0}, "tests/a.py::one": {"processor": 4.0, "compiling": 3.0, "programs": 2}},
+        {
+            "tests/a.py": {"import": 1.0, "compiling": 0.5},
+            "tests/a.py::one": {"processor": 4.0, "compiling": 3.0, "programs": 2},
+        },
         {"tests/a.py": {"import": 2.0}, "tests/b.py::two": {"processor": 1.0, "from cache": 1}},
     ]
     rows = [line.split("|")[1:-1] for line in costs.table(workers).splitlines() if line.startswith("| ")]
@@ -83,7 +104,7 @@ def test_programs_are_kept_where_asked(monkeypatch, tmp_path):
     monkeypatch.setenv("BPJAX_TEST_CACHE", "0")
     assert program_cache.folder() is None
     monkeypatch.setenv("BPJAX_TEST_CACHE", str(tmp_path))
-    assert program_cache.folder() == tmp_path
+    assert program_cache.folder().parent == tmp_path
     monkeypatch.delenv("BPJAX_TEST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert program_cache.folder().parent == tmp_path / "bpjax-tests"
@@ -91,10 +112,12 @@ def test_programs_are_kept_where_asked(monkeypatch, tmp_path):
 
 def test_the_oldest_programs_go_when_there_are_too_many(monkeypatch, tmp_path):
     monkeypatch.setenv("BPJAX_TEST_CACHE", str(tmp_path))
+    kept = program_cache.folder()
+    kept.mkdir()
     for n in range(8):
-        (tmp_path / f"{n}").write_bytes(bytes(100))
-        os.utime(tmp_path / f"{n}", (n, n))
+        (kept / f"{n}").write_bytes(bytes(100))
+        os.utime(kept / f"{n}", (n, n))
     program_cache.prune(800)
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(kept.iterdir())) == 8
     program_cache.prune(799)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["5", "6", "7"]
+    assert sorted(f.name for f in kept.iterdir()) == ["5", "6", "7"]

@@ -47,7 +47,8 @@ def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
 def of_processes(cache: Path, **more: str) -> dict[str, str]:
     """Environment of processes that are stopped at any moment and go on: what one has compiled is not compiled again by the next.
 
-    Not the programs of all tests (`program_cache`): one that is stopped while it writes leaves a part of a program behind.
+    Not the programs of all tests (`program_cache`): one that is stopped while it writes leaves a part of a program behind. They
+    are kept even where those of the tests are not.
     """
     return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), **more}
 

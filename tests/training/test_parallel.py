@@ -229,8 +229,10 @@ class Two:
 def single(folder):
     """The run of one process with one device."""
     (folder / "config.toml").write_text(training_file(30, 10))
-    with jax.enable_x64(False):
-        assert main(["train", str(folder / "config.toml"), "-o", str(folder / "single")]) == 0
+    found = subprocess.run(
+        command(folder / "config.toml", folder / "single"), env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
     return folder / "single"
 
 
