@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_all_cores, use_dtype
+from bpjax.cli.common import (
+    FileOptions,
+    Units,
+    check_output,
+    load_model,
+    print_table,
+    read_frames,
+    use_all_cores,
+    use_dtype,
+)
 
 if TYPE_CHECKING:
     from bpjax.analysis.speed import Speed
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """What a model costs on this machine: time for energy and forces, time per step of molecular dynamics, memory.
 
     The structure is repeated to several sizes (one without periodic directions is taken as it is). For each size, energy and
@@ -89,7 +98,7 @@ def run(options: Options) -> None:
     from bpjax.machine import memory_limit_gb
     from bpjax.progress import progress
 
-    atoms = read_frames(options.structure, options.frame, options.units)[0]
+    atoms = read_frames(options.structure, options.frame, options.units, how=options)[0]
     found, left_out = measure_sizes(
         model,
         params,

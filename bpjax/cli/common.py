@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsEr
 if TYPE_CHECKING:
     import ase
 
+    from bpjax.io.label_keys import LabelKeys
     from bpjax.potential.energy import Params, Potential
 
 Units = Annotated[
@@ -96,7 +98,7 @@ def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]
 
         return load(path)
     names = [found.name for found in path.iterdir()]
-    if not any(re.fullmatch(r"input\.nn|nnp-\d+", name) for name in names):
+    if not any(re.fullmatch(r"input\.nn|nnp-(data-)?\d+", name) for name in names):
         message = "is a folder without input.nn; a model is a .bpjax file or a folder of n2p2 or RuNNer"
         raise ModelFileError(path, message)
     from bpjax.interop.n2p2 import read_potential
@@ -105,23 +107,96 @@ def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]
         return read_potential(path, units)
 
 
-def read_frames(path: Path, index: str | int = ":", units: str | None = None) -> list[ase.Atoms]:
-    """Reads structures; `bpjax.io.structures.read_structures` with the name of the option in its messages."""
+def read_frames(
+    path: Path,
+    index: str | int = ":",
+    units: str | None = None,
+    how: FileOptions | None = None,
+) -> list[ase.Atoms]:
+    """Reads structures; `bpjax.io.structures.read_structures` with the names of the options in its messages."""
     from bpjax.io.structures import read_structures
 
+    how = how or FileOptions()
     with units_option():
-        return read_structures(path, index, units)
+        return read_structures(path, index, units, how.keys(), how.format, how.elements())
+
+
+def say_without_cells(model: Path, frames: Sequence[ase.Atoms]) -> None:
+    """Says so where no structure has a cell and the model was trained on periodic ones alone: a cell was lost somewhere."""
+    if model.is_dir() or any(atoms.pbc.any() for atoms in frames):
+        return
+    from bpjax.potential.store import provenance
+
+    origin = provenance(model)
+    if isinstance(origin, dict) and origin.get("periodic") == "all":
+        say("no structure has a cell, and the model was trained on periodic ones alone: was the cell lost?")
+
+
+def say(line: str) -> None:
+    """Prints a remark on standard error."""
+    print(f"bpjax: {line}", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """How to read files that do not say everything themselves, for commands that read structures."""
+
+    format: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """ASE's name of the format of IN, where the file does not show it (vasp-xdatcar, lammps-data, ...)."""
+
+    species: Annotated[str | None, tyro.conf.arg(metavar="EL,EL")] = None
+    """Elements of the types 1, 2, ... of a LAMMPS file, such as H,O; by default those that its masses say."""
+
+    def elements(self) -> tuple[str, ...] | None:
+        """The species one by one."""
+        return None if self.species is None else tuple(part.strip() for part in self.species.split(","))
+
+    def keys(self) -> LabelKeys | None:
+        """Names of the labels, for commands that take some."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions(FileOptions):
+    """Names of the labels in the files, for commands that read them."""
+
+    energy_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the energies, where it is not energy: REF_energy, dft_energy, free_energy, ..."""
+
+    forces_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the forces, where it is not forces."""
+
+    stress_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the stresses (eV/A^3, positive in tension), where it is not stress."""
+
+    virial_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the virials (eV, -V times the stress), to take these."""
+
+    charges_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the charges of the atoms, where it is not charges."""
+
+    dipole_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the dipoles, where it is not dipole."""
+
+    def keys(self) -> LabelKeys | None:
+        """The names that are given, None without any."""
+        from bpjax.io.label_keys import LabelKeys
+
+        given = {
+            name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key") and value
+        }
+        return LabelKeys(**given) if given else None
 
 
 @contextmanager
 def units_option() -> Iterator[None]:
-    """Calls the units in messages by the name of their option."""
+    """Calls the units, the format and the species in messages by the names of their options."""
     try:
         yield
     except ConfigError as error:
-        if error.field != "units":
+        if error.field not in ("units", "format", "species"):
             raise
-        raise ConfigError(error.message, error.where, "--units") from error
+        raise ConfigError(error.message, error.where, f"--{error.field}") from error
 
 
 def print_table(title: str, header: list[str], rows: list[list[Any]]) -> None:

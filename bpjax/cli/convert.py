@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from bpjax.cli.common import (
+    KeyOptions,
     Units,
     check_output,
     check_output_folder,
     load_model,
     read_frames,
+    say,
     units_option,
     use_dtype,
 )
@@ -30,7 +31,7 @@ _TORCHANI = ("ani1x", "ani1ccx", "ani2x")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(KeyOptions):
     """Convert potentials and structures from and to the files of n2p2 and RuNNer, and take over ANI potentials.
 
     What IN is decides what OUT can be:
@@ -58,6 +59,14 @@ class Options:
 
     member: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Take only this network of an ANI potential, counted from 0, and not all eight as a committee."""
+
+    reader: Annotated[Literal["n2p2", "lammps", "cp2k", "runner"], tyro.conf.arg(name="for")] = "n2p2"
+    """The program that is to read a folder made of a model. n2p2 (and LAMMPS, by n2p2) read most; what another one cannot read,
+    or passes over without a word, is an error if it is named here, and a remark otherwise."""
+
+    missing_forces: Literal["refuse", "zeros"] = "refuse"
+    """What a RuNNer data file says of structures that have an energy and no forces: it must say something, and n2p2, RuNNer and
+    bpjax take zeros for labels. They are refused unless zeros are asked for."""
 
     overwrite: bool = False
     """Replace OUT if it exists."""
@@ -133,7 +142,7 @@ def model_to_folder(options: Options) -> None:
     from bpjax.interop.n2p2 import write_potential
 
     units = options.units or "ev-angstrom"
-    remarks = write_potential(options.output, model, params, units, overwrite=options.overwrite)
+    remarks = write_potential(options.output, model, params, units, reader=options.reader, overwrite=options.overwrite)
     print(f"wrote {options.output} (units {units})")
     for remark in remarks:
         print(remark)
@@ -150,11 +159,11 @@ def convert_structures(options: Options) -> None:
     if options.output.suffix == _RUNNER:
         with units_option():  # before a long file is read
             unit_system(options.units, str(options.output))
-    frames = read_frames(options.source, units=options.units)
+    frames = read_frames(options.source, units=options.units, how=options)
     remarks: list[str] = []
     if options.output.suffix == _RUNNER:
         try:
-            remarks = write_runner(options.output, frames, options.units)
+            remarks = write_runner(options.output, frames, options.units, options.missing_forces)
         except StructureError as error:
             raise StructureError(error.message, error.path or options.source, error.frame, error.field) from error
     else:
@@ -164,5 +173,5 @@ def convert_structures(options: Options) -> None:
             keep_texts(atoms)
         write_structures(options.output, frames)
     for remark in remarks:
-        print(f"bpjax: {remark}", file=sys.stderr)
+        say(remark)
     print(f"wrote {options.output}: {len(frames)} structures")

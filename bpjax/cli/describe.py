@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, read_frames, use_dtype
+from bpjax.cli.common import FileOptions, Units, check_output, read_frames, use_dtype
 from bpjax.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """Features (descriptors) of every atom of structures, as arrays of NumPy.
 
     SPEC.toml names the descriptor and its options, for example
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
     from bpjax.progress import progress
 
     spec = read_spec(options.descriptor)
-    frames = read_frames(options.structures, units=options.units)
+    frames = read_frames(options.structures, units=options.units, how=options)
     elements = sorted_elements([symbol for atoms in frames for symbol in set(atoms.get_chemical_symbols())])
     descriptor = descriptor_for(spec, elements, str(options.descriptor))
     if options.average:

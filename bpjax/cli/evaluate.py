@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, print_table, read_frames, use_dtype
+from bpjax.cli.common import (
+    KeyOptions,
+    Units,
+    check_output,
+    load_model,
+    print_table,
+    read_frames,
+    say,
+    say_without_cells,
+    use_dtype,
+)
 
 if TYPE_CHECKING:
     import ase
@@ -18,10 +29,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(KeyOptions):
     """Errors of a model against labelled structures: overall, by kind of structure, by element, and by the size of the force.
 
-    Labels are energy, forces and stress under ASE's names; those that a structure lacks do not count. Kinds are told apart
+    Labels are energy, forces and stress under ASE's names, or those that are given; those that a structure lacks do not count.
+    Isolated atoms are named, and do not count either. Kinds are told apart
     by config_type (or group). Energies are compared per atom, forces and stresses component by component. The structures with
     the largest errors are listed. Errors of committees, and of models that predict the noise of the labels, are compared with
     those that the model expects.
@@ -61,18 +73,35 @@ def run(options: Options) -> None:
     from bpjax.cli.outside import ranges_known, structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
-    from bpjax.io.structures import labels
+    from bpjax.io.label_keys import unused_labels
+    from bpjax.io.structures import is_isolated_atom, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
-    frames = read_frames(options.structures, units=options.units)
+    frames = read_frames(options.structures, units=options.units, how=options)
+    say_without_cells(options.model, frames)
     reference = [labels(atoms, options.structures, number) for number, atoms in enumerate(frames)]
+    unused = unused_labels(frames)
     if all(label.energy is None and label.forces is None and label.stress is None for label in reference):
-        raise StructureError("no structure has an energy, forces or stress to compare with", options.structures)
+        there = f"; it has {', '.join(map(repr, unused))}, see --energy-key and the others" if unused else ""
+        raise StructureError(f"no structure has an energy, forces or stress to compare with{there}", options.structures)
+    for name, (label, count, lacking) in unused.items():
+        instead = f", and {lacking} of these have no {label.replace('virial', 'stress')}" if lacking else ""
+        say(
+            f"{options.structures}: {name!r} in {count} of {len(frames)} structures is not used{instead} (--{label}-key {name})"
+        )
     watch = ranges_known(params)
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     predicted = evaluator.evaluate_many(frames, progress, options.structures)
     sources = [(str(options.structures), number) for number in range(len(frames))]
+    alone = [is_isolated_atom(atoms) for atoms in frames]
+    if any(alone) and not all(alone):  # free-atom energies say nothing of the errors in a crystal
+        for atoms, label, found in compress(zip(frames, reference, predicted, strict=True), alone):
+            say(f"isolated {atoms.symbols} is not counted: {label.energy} eV, by the model {found.energy:.6g} eV")
+        kept = [not is_alone for is_alone in alone]
+        frames, predicted, reference, sources = (
+            list(compress(x, kept)) for x in (frames, predicted, reference, sources)
+        )
     metrics = measure(frames, predicted, reference, sources)
     metrics["structures_outside"] = len(structures_outside(predicted)) if watch else None
     if options.json is not None:

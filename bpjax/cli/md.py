@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, read_frames, use_all_cores, use_dtype
+from bpjax.cli.common import FileOptions, Units, check_output, load_model, read_frames, use_all_cores, use_dtype
 
 if TYPE_CHECKING:
     from bpjax.dynamics import MDResult
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """Molecular dynamics with the integrators of jax-md.
 
     Frames (positions, momenta, potential energy) go to OUT.extxyz, one record per line to OUT.jsonl beside it: step, time_fs,
@@ -168,12 +168,14 @@ def run(options: Options) -> None:
         "progress": progress,
     }
     if options.several:
-        frames = read_frames(options.structure, ":" if options.all_frames else options.frame, options.units)
+        frames = read_frames(
+            options.structure, ":" if options.all_frames else options.frame, options.units, how=options
+        )
         several = {"replicas": options.replicas, "temperatures": options.temperatures or None}
         results = run_replicas(model, params, frames if options.all_frames else frames[0], **several, **arguments)
         _say(options, log, results[0], f"{len(results)} systems, ")
         return
-    atoms = read_frames(options.structure, options.frame, options.units)[0]
+    atoms = read_frames(options.structure, options.frame, options.units, how=options)[0]
     watched = {"max_extrapolations": options.max_extrapolations, "extrapolation_file": extrapolating}
     result = run_md(model, params, atoms, **watched, **arguments)
     _say(options, log, result)

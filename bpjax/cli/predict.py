@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from bpjax.cli.common import Units, check_output, load_model, read_frames, use_dtype
+from bpjax.cli.common import FileOptions, Units, check_output, load_model, read_frames, say_without_cells, use_dtype
 
 if TYPE_CHECKING:
     import ase
@@ -21,7 +21,7 @@ _OURS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outs
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """Energies, forces, stresses and atomic energies of structures, written as extended XYZ.
 
     ASE gives them back: ase.io.read("out.extxyz").get_potential_energy(), .get_forces(), .get_stress() (for structures
@@ -82,7 +82,8 @@ def run(options: Options) -> None:
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
-    frames = read_frames(options.structures, units=options.units)
+    frames = read_frames(options.structures, units=options.units, how=options)
+    say_without_cells(options.model, frames)
     watch = options.extrapolation == "warn" and ranges_known(params)
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     results = evaluator.evaluate_many(frames, progress, options.structures)

@@ -69,7 +69,7 @@ def run(options: Options) -> None:
     if not options.resume:
         parallel.first_does(lambda: make_folder(options.output))
     announce = say if first else lambda line: None
-    for line in remarks(structures):
+    for line in [*remarks(structures), *readers(settings, structures)]:
         announce(line)
     with Watch(progress if first else silent) as watch:
         result = fit(structures, settings, options.output, resume=options.resume, progress=watch, announce=announce)
@@ -133,6 +133,20 @@ def remarks(structures: Structures) -> list[str]:
     return lines
 
 
+def readers(settings: TrainingOptions, structures: Structures) -> list[str]:
+    """Which other programs the model can be written for, before anybody waits for a model that they cannot read."""
+    from bpjax.interop.n2p2.export import READERS, export_problems
+    from bpjax.potential import Potential
+    from bpjax.training.problem import descriptor_of
+
+    model = Potential(descriptor_of(structures, settings), settings.network)
+    found = {name: export_problems(model, reader) for reader, name in READERS.items()}
+    able = [name for name, problems in found.items() if not problems]
+    if not able:
+        return [f"can be written for no other program (bpjax convert): {'; '.join(found['n2p2'])}"]
+    return [f"can be written for {', '.join(able)} (bpjax convert)"]
+
+
 def make_folder(folder: Path) -> None:
     """Makes the output folder.
 
@@ -171,6 +185,7 @@ def finish(
         "data": structures.fingerprint(),
         "versions": versions(),
         "step": result.step,
+        "periodic": periodicity(structures),
     }
     save(folder / "model.bpjax", result.model, result.params, provenance)
     memory = result.memory
@@ -195,6 +210,12 @@ def finish(
         print("learned widths: " + ", ".join(f"{kind} {width:.4g}" for kind, width in result.widths.items()))
     if cost is not None:
         print_table(*cost_table(cost))
+
+
+def periodicity(structures: Structures) -> str:
+    """Whether "all", "some" or "none" of the structures that are trained on are periodic."""
+    periodic = [bool(atoms.pbc.any()) for atoms in structures.train.frames]
+    return "all" if all(periodic) else "some" if any(periodic) else "none"
 
 
 def measure_splits(folder: Path, result: Fit, structures: Structures) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from bpjax.errors import FormatError, StructureError
+from bpjax.io import xyz_dialects
 
 # Results whose first axis is atoms; anything else might only by chance have as many entries as there are atoms.
 _PER_ATOM = ("forces", "energies", "stresses", "charges", "magmoms")
@@ -128,8 +130,8 @@ def complete_length(path: str | os.PathLike[str]) -> int:
     return ends[-1]
 
 
-def check_extxyz(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> None:
-    """Checks the layout of an extended XYZ file.
+def check_extxyz(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> bool:
+    """Checks the layout of an extended XYZ file; whether it is plain, or has to be rewritten (`bpjax.io.xyz_dialects`) for ASE.
 
     Args:
       path: for messages.
@@ -139,16 +141,25 @@ def check_extxyz(path: str | os.PathLike[str], file: Any, numbers: bool = False)
     Raises:
       FormatError: with the line where the layout breaks.
     """
-    for _ in _frames(path, file, numbers):
+    seen: set[bytes] = set()
+    plain = [True]
+    for _ in _frames(path, file, numbers, seen, plain):
         pass
+    return plain[0] and all(map(xyz_dialects.is_symbol, seen))
 
 
 class _TruncatedError(FormatError):
     """The file ends inside a frame."""
 
 
-def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> Iterator[int]:
-    """Position after each frame; raises where the layout breaks."""
+def _frames(
+    path: str | os.PathLike[str],
+    file: Any,
+    numbers: bool = False,
+    seen: set[bytes] | None = None,
+    plain: list[bool] | None = None,
+) -> Iterator[int]:
+    """Position after each frame; raises where the layout breaks. Elements go to `seen`, to `plain` whether comments are."""
     at, line, frame = 0, 0, 0
     head: bytes = file.readline()
     while True:
@@ -164,7 +175,11 @@ def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> I
             raise FormatError(path, f"expected the number of atoms, found {excerpt(head)}", line)
         atoms = int(head)
         comment = file.readline()
-        kinds = _kinds(comment)
+        kinds, named = _kinds(comment), b"Properties=" in comment
+        _check_comment(path, comment, line + 1)
+        column = None if seen is None else xyz_dialects.species_column(comment)
+        if plain is not None and not xyz_dialects.is_plain(comment):
+            plain[0] = False
         at += len(head) + len(comment)
         line += 1
         if not comment.endswith(b"\n"):
@@ -176,12 +191,14 @@ def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> I
             if not row:
                 raise _TruncatedError(path, f"truncated: frame {frame} has {index} of {atoms} atoms", line - 1)
             entries = row.split()
-            if len(entries) < len(kinds):
+            if len(entries) != len(kinds) and (len(entries) < len(kinds) or named):
                 message = f"frame {frame} needs {len(kinds)} columns, found {len(entries)}"
                 if not row.endswith(b"\n"):
                     raise _TruncatedError(path, f"truncated: {message}", line)
                 raise FormatError(path, message, line)
-            if numbers:
+            if seen is not None and column is not None:
+                seen.add(entries[column])
+            if numbers or not row.isascii():
                 _check_numbers(path, entries, kinds, line)
         yield at
         frame += 1
@@ -192,23 +209,53 @@ def _frames(path: str | os.PathLike[str], file: Any, numbers: bool = False) -> I
             head = file.readline()
 
 
+_OF_STRUCTURE = {"energy", "free_energy", "stress", "virial"}
+_QUOTED = re.compile(rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'|\{[^}]*\}")
+_KEY = re.compile(rb"([^\s=\"']+)\s*=")
+
+
+def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> None:
+    """Raises where ASE would take one of two things that a comment line says.
+
+    These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts.
+    """
+    keys = _KEY.findall(_QUOTED.sub(b'""', comment))
+    if len(set(keys)) != len(keys):
+        twice = next(key for n, key in enumerate(keys) if key in keys[:n])
+        raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
+    if b"Properties=" in comment and (columns := _OF_STRUCTURE & set(_columns(comment)[::3])):
+        message = "is a column, with a row for each atom; that of the structure stands in the comment line"
+        raise FormatError(path, f"{min(columns)!r} {message}", line)
+    if not comment.isascii():
+        text = comment.decode(errors="replace")
+        wrong = next((word for word in text.split() if any(c.isdigit() and not c.isascii() for c in word)), None)
+        if wrong is not None and "=" in text:
+            raise FormatError(path, f"digits that are not those of ASCII: {wrong[:40]!r}", line)
+
+
 def _kinds(comment: bytes) -> str:
     """Type letter of each column, from the comment line."""
-    marker = b"Properties="
-    if marker not in comment:
+    if b"Properties=" not in comment:
         return "SRRR"
-    words = comment.split(marker, 1)[1].split()
-    parts = words[0].decode(errors="replace").strip("\"'").split(":") if words else []
+    parts = _columns(comment)
     try:
         return "".join(kind * int(count) for kind, count in zip(parts[1::3], parts[2::3], strict=True))
     except ValueError:
         return ""  # ASE will say what is wrong with it
 
 
+def _columns(comment: bytes) -> list[str]:
+    """Name, kind and number of each array, one after the other, from a comment line that has them."""
+    words = comment.split(b"Properties=", 1)[1].split()
+    return words[0].decode(errors="replace").strip("\"'").split(":") if words else []
+
+
 def _check_numbers(path: str | os.PathLike[str], entries: list[bytes], kinds: str, line: int) -> None:
     parsers = {"R": float, "I": int}
     for entry, kind in zip(entries, kinds, strict=False):
         try:
+            if kind in parsers and not entry.isascii():  # Python takes digits of all scripts for numbers
+                raise ValueError
             parsers.get(kind, bytes)(entry)
         except ValueError:
             raise FormatError(path, f"expected a number, found {excerpt(entry)}", line) from None

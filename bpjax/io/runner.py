@@ -31,9 +31,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 from ase.io.formats import open_with_compression
 
-from bpjax.errors import FormatError, StructureError
+from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
 from bpjax.io.extxyz import excerpt
+from bpjax.io.label_keys import results_of, unused_labels
 from bpjax.io.structures import check_structure, frame_selection, labels
 from bpjax.units import unit_system
 
@@ -273,29 +274,37 @@ def _text(comment: bytes) -> str:
 # --------------------------------------------------------------------------------------------- writing
 
 
-def write_runner(path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms, units: str | None) -> list[str]:
+def write_runner(
+    path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms, units: str | None, missing_forces: str = "refuse"
+) -> list[str]:
     """Writes structures as a RuNNer or n2p2 data file, whole or not at all.
 
     Numbers have 17 significant digits: what is written in eV and angstrom reads back exactly, in hartree and bohr up to
     the rounding of the conversion. Charges of the atoms are those of the calculator, else the initial charges. In `info`,
     ``comment``, ``set`` and ``charge`` are written as `read_runner` finds them; a total charge that is not known is 0.
 
-    n2p2 needs forces in any case, so zeros stand for those that are not known. Without an energy there is no ``energy``
-    line, by which `read_runner` knows that such zeros are no labels.
+    The format has forces in any case, and who reads them takes them for labels. Zeros stand for those that are not known
+    where there is no energy either: without an ``energy`` line `read_runner` knows that they are no labels. Single atoms
+    have no forces. Other structures with an energy alone are refused unless asked for.
 
     Args:
       path: the file.
       frames: the structures, in eV and A.
       units: a name in `bpjax.units.SYSTEMS`, those of the file.
+      missing_forces: "refuse" structures with an energy and no forces, or write "zeros", which n2p2, RuNNer and bpjax
+        would train on.
 
     Returns: one remark for each quantity that the format cannot hold or that had to be made up.
 
     Raises:
-      StructureError: a structure that is periodic in one or two directions, or that makes no sense; see `check_structure`.
-      ConfigError: `units` is None or unknown.
+      StructureError: a structure that is periodic in one or two directions, that has an energy and no forces, or that makes
+        no sense; see `check_structure`.
+      ConfigError: `units` is None or unknown, or `missing_forces` is.
       BpjaxError: the file cannot be written.
     """
     system = unit_system(units, os.fspath(path))
+    if missing_forces not in ("refuse", "zeros"):
+        raise ConfigError(f"{missing_forces!r} is neither 'refuse' nor 'zeros'", field="missing_forces")
     lost: dict[str, list[int]] = {}
     texts = []
     for frame, atoms in enumerate([frames] if isinstance(frames, ase.Atoms) else frames):
@@ -304,6 +313,11 @@ def write_runner(path: _Path, frames: Iterable[ase.Atoms] | ase.Atoms, units: st
             along = " and ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
             message = f"is periodic along {along} only; RuNNer files have structures that are so along all axes or none"
             raise StructureError(message, frame=frame, field="pbc")
+        found = labels(atoms)
+        if missing_forces == "refuse" and found.energy is not None and found.forces is None and len(atoms) > 1:
+            message = "missing beside an energy; the zeros that would be written are labels to n2p2 and RuNNer"
+            names = ", ".join(name for name, (label, *_) in unused_labels([atoms]).items() if label == "forces")
+            raise StructureError(message + (f" (is it {names}?)" if names else ""), frame=frame, field="forces")
         for remark in _losses(atoms):
             lost.setdefault(remark, []).append(frame)
         texts.append(_format(atoms, system, frame))
@@ -326,7 +340,7 @@ def _format(atoms: ase.Atoms, system: tuple[float, float], frame: int) -> str:
         lines += [f"comment {line.strip(_BLANKS)}" for line in comment.split("\n")]
     if atoms.pbc.all():
         lines += ["lattice" + "%25.16E" * 3 % tuple(row) for row in (atoms.cell.array / length_unit).tolist()]
-    charges = _column(_results(atoms).get("charges", atoms.arrays.get("initial_charges")), "charges", atoms, frame)
+    charges = _column(results_of(atoms).get("charges", atoms.arrays.get("initial_charges")), "charges", atoms, frame)
     unused = _column(atoms.arrays.get(_UNUSED), _UNUSED, atoms, frame)
     forces = np.zeros((len(atoms), 3)) if found.forces is None else found.forces / (energy_unit / length_unit)
     numbers = np.column_stack([charges, unused, forces])
@@ -354,14 +368,6 @@ def _total_charge(atoms: ase.Atoms, frame: int) -> float:
     return charge
 
 
-def _results(atoms: ase.Atoms) -> dict[str, Any]:
-    """Results of the calculator that hold for the present positions."""
-    calc = atoms.calc
-    if calc is None or (isinstance(calc, SinglePointCalculator) and calc.check_state(atoms)):
-        return {}
-    return {name: value for name, value in calc.results.items() if value is not None}
-
-
 def _column(values: Any, field: str, atoms: ase.Atoms, frame: int) -> np.ndarray:
     """One number for each atom, zeros where none are given."""
     column = np.zeros(len(atoms)) if values is None else np.asarray(values)
@@ -373,7 +379,7 @@ def _column(values: Any, field: str, atoms: ase.Atoms, frame: int) -> np.ndarray
 def _losses(atoms: ase.Atoms) -> list[str]:
     """A remark for everything of a structure that its text does not hold."""
     written = {"numbers", "positions", "energy", "forces", "initial_charges", "comment", "charge", _UNUSED}
-    found, results = labels(atoms), _results(atoms)
+    found, results = labels(atoms), results_of(atoms)
     known = {**atoms.info, **atoms.arrays, **results}
     also = {
         "set": _set_is_known(atoms),
@@ -390,6 +396,6 @@ def _losses(atoms: ase.Atoms) -> list[str]:
     if charges is not None and initial is not None and not np.array_equal(charges, initial):
         dropped.add("initial_charges")
     remarks = [f"{name}: not written, RuNNer files cannot hold it" for name in dropped]
-    if found.forces is None and found.energy is not None:
+    if found.forces is None and found.energy is not None and len(atoms) > 1:
         remarks.append("forces: zeros written for structures that have an energy but no forces")
     return remarks

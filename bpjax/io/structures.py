@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import io
+import itertools
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,7 @@ import ase
 import ase.io.formats
 import numpy as np
 import vesin
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.geometry import complete_cell
+from ase.geometry import complete_cell, minkowski_reduce
 from ase.io.formats import filetype, iread, open_with_compression
 from ase.stress import voigt_6_to_full_3x3_stress
 
@@ -23,7 +25,10 @@ from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
 from bpjax.io.database import DATABASES, read_database
 from bpjax.io.extxyz import check_extxyz, format_frame
+from bpjax.io.label_keys import NAMES, LabelKeys, results_of, take_labels
+from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
+from bpjax.io.xyz_dialects import rewritten
 from bpjax.units import unit_system
 
 # Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
@@ -55,7 +60,14 @@ class Labels:
 # --------------------------------------------------------------------------------------------- reading
 
 
-def read_structures(path: _Path, index: str | int | slice = ":", units: str | None = None) -> list[ase.Atoms]:
+def read_structures(
+    path: _Path,
+    index: str | int | slice = ":",
+    units: str | None = None,
+    keys: LabelKeys | None = None,
+    file_format: str | None = None,
+    species: Sequence[str] | None = None,
+) -> list[ase.Atoms]:
     """Reads structures from any file that ASE reads, a data file of RuNNer or n2p2, or npz, and checks each of them.
 
     Args:
@@ -63,39 +75,55 @@ def read_structures(path: _Path, index: str | int | slice = ":", units: str | No
       index: which frames, as in ASE: ``":"`` all, ``"-1"`` the last, ``"::10"`` every tenth.
       units: one of `bpjax.units.SYSTEMS`, the units of a RuNNer or n2p2 data file, which does not say, or of npz that does
         not. Not used for files whose units are known: on the command line it may concern another file.
+      keys: names of the labels, where they are not those of ASE.
+      file_format: ASE's name of the format, where the file does not show it.
+      species: elements of the types 1, 2, ... of a LAMMPS file that has no masses.
 
     Raises:
       FormatError: the file is missing, empty, truncated or in no known format.
       StructureError: a structure that makes no sense; see `check_structure`.
-      ConfigError: `index` is not understood, `units` is not known, or None where it is needed.
+      ConfigError: `index` is not understood, `units` or `file_format` is not known, `units` is None where it is needed, or
+        `species` do not fit.
     """
     from bpjax.io.runner import read_runner  # here, because it needs this file
 
-    file_format = _format(path)
+    found, plain = _format(path, file_format)
     selection = frame_selection(index)
     if units is not None:
         unit_system(units, os.fspath(path))
-    if file_format == _RUNNER:
+    options = reader_options(path, found, species)
+    if found == _RUNNER:
         frames = read_runner(path, units, index)
-    elif file_format == _NPZ:
+    elif found == _NPZ:
         frames = _chosen(read_npz(path, units), selection)
     else:
-        frames = _read_by_ase(path, file_format, selection)
+        frames = _read_by_ase(path, found, selection, plain, options)
     if not frames:
         raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
+    if keys is not None:
+        take_labels(frames, keys, path)
     for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
         check_structure(atoms, path, number)
     return frames
 
 
-def _read_by_ase(path: _Path, file_format: str, selection: int | slice) -> list[ase.Atoms]:
+def _read_by_ase(
+    path: _Path, file_format: str, selection: int | slice, plain: bool, options: dict[str, Any]
+) -> list[ase.Atoms]:
     frames: list[ase.Atoms] = []
     try:
+        if not plain:
+            with open_with_compression(os.fspath(path), "rb") as file:
+                text, remarks = rewritten(path, file)
+            for number, atoms in enumerate(iread(io.StringIO(text), slice(None), format=file_format, parallel=False)):
+                remarks.apply(atoms, number)
+                frames.append(atoms)
+            return _chosen(frames, selection)
         if file_format in DATABASES:
             return _chosen(read_database(path, file_format), selection)
         # A format is given, so an "@" in the name is not taken for a selection of frames.
         for atoms in iread(
-            os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True
+            os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True, **options
         ):
             frames.append(atoms)
     except (MemoryError, FormatError):
@@ -115,8 +143,8 @@ def _chosen(frames: list[ase.Atoms], selection: int | slice) -> list[ase.Atoms]:
     return [frames[selection]] if -len(frames) <= selection < len(frames) else []
 
 
-def _format(path: _Path) -> str:
-    """ASE's name of the format, ``_RUNNER`` or ``_NPZ``, after the checks that need no parsing."""
+def _format(path: _Path, given: str | None = None) -> tuple[str, bool]:
+    """ASE's name of the format, ``_RUNNER`` or ``_NPZ``, after the checks that need no parsing; whether ASE knows all it says."""
     from bpjax.io.runner import is_runner
 
     if not Path(path).exists():
@@ -127,14 +155,16 @@ def _format(path: _Path) -> str:
     try:
         if Path(path).stat().st_size == 0:
             raise FormatError(path, "is empty")
-        if is_npz(path):
-            return _NPZ
-        if is_runner(path):
-            return _RUNNER
-        file_format = filetype(os.fspath(path))
+        if given is None and is_npz(path):
+            return _NPZ, True
+        if given is None and is_runner(path):
+            return _RUNNER, True
+        if given is None and is_lammps_data(path):
+            return DATA, True
+        plain, file_format = True, _known_format(given) or filetype(os.fspath(path))
         if file_format == "extxyz":
             with open_with_compression(os.fspath(path), "rb") as file:
-                check_extxyz(path, file)
+                plain = check_extxyz(path, file)
     except ase.io.formats.UnknownFileTypeError as error:
         raise FormatError(path, unknown) from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # permissions, damaged compression
@@ -142,7 +172,21 @@ def _format(path: _Path) -> str:
     # ASE takes any ".data" for one of RuNNer, and would convert it from hartree and bohr unasked.
     if file_format not in ase.io.formats.ioformats or file_format == _RUNNER:
         raise FormatError(path, unknown)
-    return file_format
+    return file_format, plain
+
+
+def _known_format(name: str | None) -> str | None:
+    """The name of a format, if one is given.
+
+    Raises:
+      ConfigError: ASE has none of this name.
+    """
+    known = ase.io.formats.ioformats
+    if name is not None and (name not in known or not known[name].can_read):
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"{name!r} is no format that ASE reads{hint}", field="format")
+    return name
 
 
 def frame_selection(index: str | int | slice) -> int | slice:
@@ -259,6 +303,7 @@ def labels(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None
     Looked up in the results of the calculator (where ASE puts what a file says), then in `atoms.info` and
     `atoms.arrays`, under ASE's names: ``energy`` (or ``free_energy``), ``forces``, ``stress`` (or ``virial`` in eV,
     which is -V times the stress). Nothing is calculated. Results for other positions than the present ones are void.
+    For other names see `bpjax.io.label_keys`.
 
     Args:
       atoms: the structure.
@@ -266,21 +311,26 @@ def labels(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None
       frame: 0-based number of the structure, for messages.
 
     Raises:
-      StructureError: a label that is no number or has a wrong shape.
+      StructureError: a label that is no number or has a wrong shape, one of the structure that stands in a column, or a
+        stress and a virial that contradict each other.
     """
-    calc = atoms.calc
-    stale = isinstance(calc, SinglePointCalculator) and bool(calc.check_state(atoms))
-    known = {**atoms.info, **atoms.arrays, **({} if calc is None or stale else calc.results)}
-    energy = _first(known, ("energy", "free_energy"), path, frame)
-    forces = _first(known, ("forces",), path, frame)
+    results = results_of(atoms)
+    known = {**atoms.info, **atoms.arrays, **results}
+    for name in (*NAMES["energy"], *NAMES["stress"]):
+        if name in atoms.arrays and results.get(name) is None:
+            message = "is a column, with a row for each atom; that of the structure stands in the comment line"
+            raise StructureError(message, path, frame, name)
+    energy = _first(known, NAMES["energy"], path, frame)
+    forces = _first(known, NAMES["forces"], path, frame)
     stress = _first(known, ("stress",), path, frame)
     virial = _first(known, ("virial",), path, frame)
     if energy is not None and energy.size != 1:
         raise StructureError(f"must be one number, not {energy.size}", path, frame, "energy")
     if stress is not None:
         stress = _tensor(stress, "stress", path, frame)
-    elif virial is not None and atoms.cell.rank == 3:
-        stress = -_tensor(virial, "virial", path, frame) / atoms.get_volume()
+    if virial is not None and atoms.cell.rank == 3:
+        other = -_tensor(virial, "virial", path, frame) / atoms.get_volume()
+        stress = other if stress is None else _agreed(stress, other, path, frame)
     return Labels(None if energy is None else float(energy.item()), forces, stress)
 
 
@@ -304,12 +354,40 @@ def _tensor(value: np.ndarray, field: str, path: _Path | None, frame: int | None
     raise StructureError(f"must have 6 or 9 entries, not {value.size}", path, frame, field)
 
 
+def _agreed(stress: np.ndarray, other: np.ndarray, path: _Path | None, frame: int | None) -> np.ndarray:
+    """The stress, after a check that the virial says the same, to the digits that files have."""
+    if np.isfinite(stress).all() and not np.allclose(stress, other, rtol=1e-2, atol=1e-2 * np.abs(stress).max() + 1e-5):
+        place = np.unravel_index(np.argmax(np.abs(stress - other)), (3, 3))
+        axes = "".join("xyz"[n] for n in place)
+        message = f"is {stress[place]:.4g} eV/A^3 along {axes}, but the virial makes {other[place]:.4g} (-virial / V)"
+        raise StructureError(f"{message}; name the one that is right, by the keys of the labels", path, frame, "stress")
+    return stress
+
+
 def group_of(atoms: ase.Atoms) -> str:
     """Kind of structure, for weights and statistics: ``config_type`` or ``group`` of the file, else ``default``."""
     for name in ("config_type", "group"):
         if name in atoms.info:
             return str(atoms.info[name])
     return "default"
+
+
+ALONE = 10.0
+"""Smallest distance in A to its own images at which a single atom is taken for isolated: no crystal of one atom is so wide."""
+
+
+def is_isolated_atom(atoms: ase.Atoms) -> bool:
+    """Whether a structure is a single atom without neighbours: not periodic, in a wide box, or called so by its group."""
+    if len(atoms) != 1:
+        return False
+    if not atoms.pbc.any() or group_of(atoms).lower().replace("_", "").startswith("isolated"):
+        return True
+    vectors = atoms.cell.array[atoms.pbc]
+    near = np.array(list(itertools.product((-1, 0, 1), repeat=len(vectors))))
+    lengths = np.linalg.norm(
+        near[np.any(near != 0, axis=1)] @ np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])[atoms.pbc], axis=1
+    )
+    return bool(lengths.min() >= ALONE)
 
 
 def weights_of(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> tuple[float, np.ndarray]:
@@ -335,6 +413,7 @@ def require_labels(
     energy: bool = True,
     forces: bool = True,
     stress: bool = False,
+    without_forces: Callable[[ase.Atoms], bool] = lambda atoms: False,
 ) -> list[Labels]:
     """Labels of all structures, after a check that none of those asked for is missing.
 
@@ -344,6 +423,7 @@ def require_labels(
       energy: whether every structure must have an energy.
       forces: whether every structure must have forces.
       stress: whether every periodic structure must have a stress.
+      without_forces: which structures need none, such as isolated atoms.
 
     Raises:
       StructureError: naming the file, the first frame that lacks something, and what it lacks.
@@ -351,7 +431,11 @@ def require_labels(
     found = []
     for frame, atoms in enumerate(frames):
         label = labels(atoms, path, frame)
-        wanted = {"energy": energy, "forces": forces, "stress": stress and bool(atoms.pbc.all())}
+        wanted = {
+            "energy": energy,
+            "forces": forces and not without_forces(atoms),
+            "stress": stress and bool(atoms.pbc.all()),
+        }
         for field, needed in wanted.items():
             if needed and getattr(label, field) is None:
                 raise StructureError(f"missing; the file has {_available(atoms)}", path, frame, field)

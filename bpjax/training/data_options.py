@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from bpjax.io.label_keys import LabelKeys
 from bpjax.spec import check, register
 from bpjax.training.splits import SPLITS
 from bpjax.units import SYSTEMS
@@ -30,6 +31,9 @@ class DataOptions:
       weights: weight of each group (`config_type` or `group` of a structure) in the loss; `default` for those not named.
       isolated: energy of the isolated atom of each element in eV. An isolated atom among the training structures (one atom,
         not periodic or `config_type` isolated_atom) serves as well and is not trained on.
+      keys: names of the labels in the files, where they are not those of ASE; see `bpjax.io.label_keys.LabelKeys`.
+      contradictions: what is done with labels that contradict each other beyond doubt, such as forces that are gradients or
+        stresses of the other sign: "refuse" them, or "keep" them and go on.
       units: "hartree-bohr", "ev-angstrom" or "kcal/mol-angstrom", of files that do not say theirs: data files of RuNNer and
         n2p2, npz without `e_unit` and `r_unit`; None if there are none.
     """
@@ -46,6 +50,8 @@ class DataOptions:
     weights: dict[str, float] = field(default_factory=dict)
     isolated: dict[str, float] = field(default_factory=dict)
     units: str | None = None
+    keys: LabelKeys = field(default_factory=LabelKeys)
+    contradictions: str = "refuse"
 
     def __post_init__(self):
         check(len(self.train) > 0, "train", self.train, "name at least one file")
@@ -59,6 +65,7 @@ class DataOptions:
             ("split", tuple(SPLITS)),
             ("outliers", ("keep", "drop", "refuse")),
             ("unlabelled", ("refuse", "drop", "keep")),
+            ("contradictions", ("refuse", "keep")),
         ):
             value = getattr(self, name)
             check(value in allowed, name, repr(value), f"must be {' or '.join(map(repr, allowed))}")

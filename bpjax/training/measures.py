@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import vesin
@@ -140,70 +141,180 @@ def same_structure(measures: Measures, rtol: float = 1e-7) -> list[np.ndarray]:
     return found
 
 
-def work_slope(frames: Sequence, pairs: int = 400) -> tuple[float, float, int]:
-    r"""How energy differences go with the work of the forces, over pairs of frames of the same atoms and cell.
+@dataclass(frozen=True)
+class Slope:
+    """A factor between two quantities that should be equal.
 
-    .. math:: \Delta E \approx -\tfrac12 (F_1 + F_2) \cdot (R_2 - R_1)
-
-    The slope is 1 where energy, length and forces are in one system of units, -1 where gradients were taken for forces.
-
-    Returns: slope of :math:`\Delta E` against the work, the correlation of both, and the number of pairs; NaN for less than 10.
+    Attributes:
+      factor: 1 where both are in one system of units, -1 where one has the other sign; NaN where it is not known.
+      error: its standard error.
+      share: correlation of the two, less what else is known, 0 to 1.
     """
-    works, differences = [], []
-    for a, b in _near_frames(frames, pairs):
-        (E_a, F_a), (E_b, F_b) = _energy_and_forces(a), _energy_and_forces(b)
-        shift = b.positions - a.positions
-        if a.pbc.any():
-            scaled = np.linalg.solve(complete_cell(a.cell.array).T, shift.T).T
-            shift = shift - np.where(a.pbc, np.round(scaled), 0.0) @ complete_cell(a.cell.array)
-        else:
-            Q = _rotation(b.positions, a.positions)
-            centred = b.positions - b.positions.mean(axis=0)
-            shift = centred @ Q - (a.positions - a.positions.mean(axis=0))
-            F_b = F_b @ Q
-        works.append(-0.5 * float(((F_a + F_b) * shift).sum()))
-        differences.append(E_b - E_a)
-    if len(works) < 10:
-        return float("nan"), float("nan"), len(works)
-    w, e = np.array(works), np.array(differences)
-    if not w.any() or not e.any():
-        return float("nan"), float("nan"), len(works)
-    correlation = float(w @ e / np.sqrt((w @ w) * (e @ e)))
-    # Both have errors; the ratio of the spreads is not pulled to zero by those of the work.
-    return float(np.sign(correlation) * np.sqrt((e @ e) / (w @ w))), correlation, len(works)
+
+    factor: float = float("nan")
+    error: float = float("nan")
+    share: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing speaks against 1; the less the two go together, the wider this is."""
+        noise = (1 - self.share**2) ** 0.5
+        least = max(0.7 - 0.6 * noise, 0.3)
+        return not np.isfinite(self.factor) or least < self.factor < 1 / least
 
 
-def _energy_and_forces(atoms) -> tuple[float, np.ndarray]:
-    label = labels(atoms)
-    assert label.energy is not None and label.forces is not None  # others are not chosen
-    return label.energy, label.forces
+class Work(NamedTuple):
+    """How energy differences of near frames go with the work of forces and of stresses, and the number of pairs of frames."""
+
+    forces: Slope = Slope()
+    stress: Slope = Slope()
+    pairs: int = 0
 
 
-def _near_frames(frames: Sequence, pairs: int) -> list[tuple]:
-    """For frames spread over the set: the nearest of some others with the same atoms in the same cell."""
+_LEAST_PAIRS = 10
+# Of two frames whose energies are compared: beyond, the works of their forces say little of the difference.
+_LARGEST_STRAIN, _FARTHEST = 0.15, 0.7
+
+
+def work(frames: Sequence, pairs: int = 400, per_atom: bool = False) -> Work:
+    r"""Fits energy differences by the work of forces and stresses, over pairs of near frames of the same atoms.
+
+    .. math:: \Delta E \approx -a\, \tfrac12 (F_1 + F_2) \cdot \Delta R
+        + b\, \tfrac12 (V_1 \sigma_1 + V_2 \sigma_2) : \epsilon
+
+    Displacements are those in the cell, :math:`\epsilon` is the strain from one cell to the other. Where cells differ and
+    there is no stress, the energy may depend on the cell in any way that is linear and, with many frames, quadratic.
+
+    Args:
+      frames: structures with labels; those that lack energy or forces are passed over.
+      pairs: how many pairs are looked at.
+      per_atom: whether the energies are those of an atom and not of the structure.
+    """
+    rows: list[np.ndarray] = []
+    for members in _kinds(frames).values():
+        found = [
+            _work_of_pair(a, b) for a, b in _near_frames(members, max(1, round(pairs * len(members) / len(frames))))
+        ]
+        table = np.array([row for row in found if row is not None]).reshape(-1, 11)
+        if not len(table):
+            continue
+        if per_atom:
+            table[:, 0] *= len(members[0])
+        blind = np.isnan(table[:, 2]) & (np.abs(table[:, 3:9]).max(axis=1) > 1e-6)
+        if blind.any():
+            table = _without_cells(table, blind)
+        # What the sum leaves out grows with the second order, the difference of the works of both ends.
+        if len(rows) > 4 * pairs:  # of very many kinds of structures these tell enough
+            break
+        rows += list(np.nan_to_num(table[:, :3]) / np.hypot(table[:, 10:], 1e-2 * len(members[0])))
+    if len(rows) < _LEAST_PAIRS:
+        return Work(pairs=len(rows))
+    difference, of_forces, of_stress = np.array(rows).T
+    if not difference.any() or not (of_forces.any() or of_stress.any()):
+        return Work(pairs=len(rows))
+    return _fitted(difference, of_forces, of_stress)
+
+
+def _fitted(difference: np.ndarray, of_forces: np.ndarray, of_stress: np.ndarray) -> Work:
+    """Factors by least squares, without the few pairs that are far from what the others say."""
+    X = np.stack([of_forces, of_stress], axis=1)
+    known = np.flatnonzero(np.abs(X).max(axis=0) > 0)
+    kept = np.ones(len(X), bool)
+    factors = np.zeros(len(known))
+    for _ in range(3):
+        factors = np.linalg.lstsq(X[kept][:, known], difference[kept], rcond=None)[0]
+        off = np.abs(difference - X[:, known] @ factors)
+        limit = max(8 * float(np.median(off)), float(np.quantile(off, 0.8)))
+        kept = off <= limit
+    y, A = difference[kept], X[kept][:, known]
+    found = {}
+    for place, k in enumerate(known.tolist()):
+        # Both have errors: the ratio of the spreads is not pulled to zero by those of the work.
+        others = np.delete(A, place, axis=1)
+        left, of_this = (v - others @ np.linalg.lstsq(others, v, rcond=None)[0] for v in (y, A[:, place]))
+        share = float(left @ of_this / np.sqrt(max((left @ left) * (of_this @ of_this), 1e-300)))
+        slope = float(np.sign(share) * np.sqrt((left @ left) / max(of_this @ of_this, 1e-300)))
+        error = abs(slope) * np.sqrt((1 - min(share**2, 1.0)) / max(len(y) - len(known), 1))
+        found[k] = Slope(slope, float(error), min(abs(share), 1.0))
+    return Work(found.get(0, Slope()), found.get(1, Slope()), int(kept.sum()))
+
+
+def _without_cells(table: np.ndarray, blind: np.ndarray) -> np.ndarray:
+    """Pairs less what a smooth function of the cell explains, where no stress says what it does; none where they are too few."""
+    strain, middle = table[blind, 3:9], table[blind, 9:10]
+    # Linear in the strain, and quadratic in the volume: the difference of squares is twice the difference times the middle.
+    basis = np.concatenate([strain, strain[:, :3].sum(axis=1, keepdims=True) * middle], axis=1)
+    if blind.sum() < 4 * basis.shape[1]:
+        return table[~blind]
+    Q, _ = np.linalg.qr(basis)
+    rest = table[blind, :2] - Q @ (Q.T @ table[blind, :2])
+    return np.concatenate([table[~blind], np.column_stack([rest, np.zeros(len(rest)), table[blind, 3:]])])
+
+
+def _work_of_pair(a, b) -> np.ndarray | None:
+    """Energy difference, work of the forces, of the stress (NaN if not known), strain (6), volume of the middle, second order.
+
+    None if they are too far from each other.
+    """
+    one, two = labels(a), labels(b)
+    assert one.energy is not None and two.energy is not None and one.forces is not None and two.forces is not None
+    forces, strain, of_stress, middle, second = two.forces, np.zeros((3, 3)), 0.0, 0.0, 0.0
+    if a.pbc.any():
+        cells = [complete_cell(np.where(x.pbc[:, None], x.cell.array, 0.0)) for x in (a, b)]
+        scaled = [np.linalg.solve(cell.T, x.positions.T).T for cell, x in zip(cells, (a, b), strict=True)]
+        cell = 0.5 * (cells[0] + cells[1])
+        shift = scaled[1] - scaled[0]
+        shift = (shift - np.where(a.pbc, np.round(shift), 0.0)) @ cell
+        gradient = np.linalg.solve(cell, cells[1] - cells[0])
+        strain = 0.5 * (gradient + gradient.T)
+        if np.abs(gradient).max() > _LARGEST_STRAIN:
+            return None
+        if np.abs(strain).max() > 1e-9:
+            volumes = [abs(np.linalg.det(c)) for c in cells]
+            middle = 0.5 * sum(volumes) / len(a)
+            of_stress = float("nan")
+            if a.pbc.all() and one.stress is not None and two.stress is not None:
+                ends = [float((v * s * strain).sum()) for v, s in zip(volumes, (one.stress, two.stress), strict=True)]
+                of_stress, second = 0.5 * sum(ends), 0.5 * (ends[1] - ends[0])
+    else:
+        Q = _rotation(b.positions, a.positions)
+        shift = (b.positions - b.positions.mean(axis=0)) @ Q - (a.positions - a.positions.mean(axis=0))
+        forces = forces @ Q
+    if np.linalg.norm(shift - shift.mean(axis=0), axis=1).max() > _FARTHEST:
+        return None
+    of_forces = -0.5 * float(((one.forces + forces) * shift).sum())
+    six = strain[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    second = np.hypot(second, 0.5 * float(((one.forces - forces) * shift).sum()))
+    return np.array([two.energy - one.energy, of_forces, of_stress, *six, middle, second])
+
+
+def _kinds(frames: Sequence) -> dict[bytes, list]:
+    """Frames with energy and forces, by their atoms and directions of periodicity."""
     kinds: dict[bytes, list] = {}
     for atoms in frames:
         label = labels(atoms)
         if len(atoms) > 1 and label.energy is not None and label.forces is not None:
-            periodic = atoms.cell.array[atoms.pbc].round(6) + 0.0
-            key = atoms.numbers.tobytes() + atoms.pbc.tobytes() + periodic.tobytes()
-            kinds.setdefault(key, []).append(atoms)
+            kinds.setdefault(atoms.numbers.tobytes() + atoms.pbc.tobytes(), []).append(atoms)
+    return kinds
+
+
+def _near_frames(members: Sequence, pairs: int) -> list[tuple]:
+    """For frames of one kind, spread over all: the nearest of some that follow, several where there are few."""
     found = []
-    total = sum(map(len, kinds.values()))
-    for members in kinds.values():
-        share = max(1, round(pairs * len(members) / total))
-        for n in range(0, len(members) - 1, -(-len(members) // share)):
-            others = members[n + 1 : n + 9]
-            distances = [_difference(members[n], other) for other in others]
-            found.append((members[n], others[int(np.argmin(distances))]))
+    for n in range(0, len(members) - 1, -(-len(members) // pairs)):
+        others = members[n + 1 : n + 9]
+        nearest = np.argsort([_difference(members[n], other) for other in others], kind="stable")
+        found += [(members[n], others[k]) for k in nearest[: 3 if len(members) < 100 else 1]]
     return found
 
 
 def _difference(a, b) -> float:
-    """Cheap measure of how far two frames are apart: by the distances of all atoms to the first and the last."""
+    """Cheap measure of how far frames are apart: by the distances of all atoms to the first and the last, and by the cells."""
     ends = np.array([0, -1])
     r = [np.linalg.norm(x.positions[:, None] - x.positions[ends], axis=2) for x in (a, b)]
-    return float(((r[0] - r[1]) ** 2).sum())
+    return float(((r[0] - r[1]) ** 2).sum()) + len(a) * float(
+        (np.subtract(*(x.cell.array[x.pbc] for x in (a, b))) ** 2).sum()
+    )
 
 
 def _rotation(of: np.ndarray, onto: np.ndarray) -> np.ndarray:

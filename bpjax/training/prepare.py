@@ -11,12 +11,16 @@ import numpy as np
 from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
-from bpjax.io.structures import group_of, labels, read_structures, require_labels, weights_of
+from bpjax.io.label_keys import LabelKeys
+from bpjax.io.structures import group_of, is_isolated_atom, labels, read_structures, require_labels, weights_of
 from bpjax.spec import from_spec, from_toml, registered
 from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
 from bpjax.training.sanity import SanityReport, composition_energies, outliers, sanity
 from bpjax.training.splits import Split, set_aside
+
+# In eV: of one atom by two calculations, and more than what binds an atom in any solid (9 in tungsten).
+_SAME_ENERGY, _DEEPEST = 1e-3, 20.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ class Structures:
 
 
 def read_split(
-    paths: Sequence[str], folder: Path, units: str | None = None, unlabelled: str = "refuse"
+    paths: Sequence[str],
+    folder: Path,
+    units: str | None = None,
+    unlabelled: str = "refuse",
+    keys: LabelKeys | None = None,
 ) -> tuple[Split, tuple[Dropped, ...]]:
     """Reads files, relative to `folder`, in order.
 
@@ -83,15 +91,16 @@ def read_split(
       units: those of files that do not say theirs; see `bpjax.io.structures.read_structures`.
       unlabelled: what is done with structures that lack an energy or forces: "refuse", "drop", or "keep" those that have one
         of the two. Isolated atoms need no forces.
+      keys: names of the labels in the files.
 
     Returns: the structures, and those that were dropped.
     """
     frames, sources, dropped = [], [], []
     for name in paths:
         path = folder / name
-        found = read_structures(path, units=units)
+        found = read_structures(path, units=units, keys=keys)
         if unlabelled == "refuse":
-            require_labels(found, path, forces=not all(_is_isolated_atom(a) for a in found))
+            require_labels(found, path, forces=True, without_forces=is_isolated_atom)
         for n, atoms in enumerate(found):
             lacking = [] if unlabelled == "refuse" else _lacking(atoms)
             if unlabelled == "keep" and len(lacking) == 2:
@@ -117,12 +126,14 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
       FormatError, StructureError: a file or structure that cannot be used; see `bpjax.io.structures`.
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
     """
-    everything, dropped = read_split(options.train, folder, options.units, options.unlabelled)
+    how = options.units, options.unlabelled, options.keys
+    everything, dropped = read_split(options.train, folder, *how)
     train, isolated = _without_atoms(everything, options)
     elements = sorted_elements([s for a in train.frames for s in set(a.get_chemical_symbols())])
     _check_isolated(isolated, elements)
-    validation, more = read_split(options.validation, folder, options.units, options.unlabelled)
-    test, yet_more = read_split(options.test, folder, options.units, options.unlabelled)
+    _check_cohesion(train, isolated, options)
+    validation, more = read_split(options.validation, folder, *how)
+    test, yet_more = read_split(options.test, folder, *how)
     for split in (validation, test):
         _check_elements(split, elements)
     dropped += more + yet_more
@@ -144,6 +155,10 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
         max_force=options.max_force,
         batch_size=batch_size,
     )
+    certain = [finding for finding in report.findings if finding.certain]
+    if certain and options.contradictions == "refuse":
+        message = f'{certain[0].message}; contradictions = "keep" trains on them as they are'
+        raise ConfigError(message, options.train[0], "data.contradictions")
     return Structures(train, validation, test, elements, known, report, dropped)
 
 
@@ -174,18 +189,50 @@ def _batch_size(options: TrainingOptions) -> int | None:
 def _lacking(atoms) -> list[str]:
     """Which of energy and forces a structure has not."""
     label = labels(atoms)
-    needed = ("energy",) if _is_isolated_atom(atoms) else ("energy", "forces")
+    needed = ("energy",) if is_isolated_atom(atoms) else ("energy", "forces")
     return [name for name in needed if getattr(label, name) is None]
 
 
 def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict[str, float]]:
-    """The structures that are no isolated atoms, and the energies of those."""
-    atoms = [n for n, a in enumerate(everything.frames) if _is_isolated_atom(a)]
-    train = everything.pick([n for n in range(len(everything)) if n not in set(atoms)])
+    """The structures that are no isolated atoms, and the energies of those.
+
+    Raises:
+      StructureError: nothing but isolated atoms, two energies of one of them, or one that is unlike those of the structures.
+    """
+    alone = [is_isolated_atom(atoms) for atoms in everything.frames]
+    train = everything.pick([n for n, is_alone in enumerate(alone) if not is_alone])
     if not len(train):
         raise StructureError("holds no structure with labels but isolated atoms", options.train[0])
-    isolated = {everything.frames[n].get_chemical_symbols()[0]: _energy(everything, n) for n in atoms}
-    return train, {**isolated, **options.isolated}
+    isolated: dict[str, float] = {}
+    first: dict[str, int] = {}
+    for n in np.flatnonzero(alone).tolist():
+        element, energy = everything.frames[n].get_chemical_symbols()[0], _energy(everything, n)
+        if abs(isolated.setdefault(element, energy) - energy) > _SAME_ENERGY:
+            path, frame = everything.sources[first[element]]
+            message = f"of the isolated {element} atom is {energy:.6g} eV, but {isolated[element]:.6g} in {path}: frame {frame}"
+            raise StructureError(message, *everything.sources[n], "energy")
+        first.setdefault(element, n)
+    isolated |= options.isolated
+    return train, isolated
+
+
+def _check_cohesion(train: Split, isolated: dict[str, float], options: DataOptions) -> None:
+    """Atoms in the structures must be about as deep as the isolated ones: no bond is worth more than some eV."""
+    energies = [(labels(atoms).energy, atoms.get_chemical_symbols()) for atoms in train.frames]
+    bound = [
+        (energy - sum(isolated[s] for s in symbols)) / len(symbols)
+        for energy, symbols in energies
+        if energy is not None and set(symbols) <= set(isolated)
+    ]
+    if not bound or options.contradictions == "keep" or abs(np.median(bound)) <= _DEEPEST:
+        return
+    known = ", ".join(f"{element} {energy:.6g}" for element, energy in isolated.items())
+    raise ConfigError(
+        f"energies of isolated atoms ({known} eV) are {abs(np.median(bound)):.4g} eV/atom from those of the structures: are they "
+        'of another calculation, or without the core? contradictions = "keep" takes them as they are',
+        options.train[0],
+        "data.isolated",
+    )
 
 
 def _without_outliers(
@@ -237,7 +284,3 @@ def _energy(split: Split, n: int) -> float:
     if energy is None:
         raise StructureError("an isolated atom needs an energy", *split.sources[n], "energy")
     return energy
-
-
-def _is_isolated_atom(atoms) -> bool:
-    return len(atoms) == 1 and (not atoms.pbc.any() or group_of(atoms).lower().replace("_", "") == "isolatedatom")

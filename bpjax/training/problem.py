@@ -76,7 +76,7 @@ def pose(
       announce: called with each line of the memory plan, before anything large is made.
       several: whether to train on all devices that there are.
     """
-    descriptor = _descriptor(structures, options)
+    descriptor = descriptor_of(structures, options)
     elements = descriptor.elements
     train, validation = (
         build_dataset(s.frames, elements, descriptor.cutoff, weights=options.data.weights, sources=s.sources)
@@ -171,7 +171,12 @@ def _source(
     return InMemory.of(arrays) if devices is None else InMemory(devices.replicate(arrays))
 
 
-def _descriptor(structures: Structures, options: TrainingOptions) -> Descriptor:
+def descriptor_of(structures: Structures, options: TrainingOptions) -> Descriptor:
+    """The descriptor of a run, with the elements of its structures.
+
+    Raises:
+      ConfigError: it is for other elements.
+    """
     elements, descriptor = structures.elements, options.descriptor
     if isinstance(descriptor, DescriptorSet):
         descriptor = descriptor.build(elements)

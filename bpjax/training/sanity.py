@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from bpjax.elements import fit_offsets
-from bpjax.training.measures import Measures, measure, same_structure, total_energy, work_slope
+from bpjax.io.label_keys import two_energies, unused_labels
+from bpjax.training.measures import Measures, measure, same_structure, total_energy, work
 from bpjax.training.sanity_report import Finding, Place, SanityReport
 from bpjax.training.splits import Split
-from bpjax.units import BOHR, HARTREE, KCAL_MOL, KJ_MOL
+from bpjax.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
 # An outlier is so many spreads away from the middle (more in small sets, whose spread is uncertain), and so many times
 # farther than the next structure: a tail without a gap, however long, is part of the set.
@@ -28,6 +29,9 @@ _RATIOS = {
     "A and bohr": 1 / BOHR,
     "hartree/bohr and eV/A": HARTREE / BOHR,
 }
+# Share of the energy differences that a work must explain, and pairs of structures, before anything is said of it.
+_TELLING, _ENOUGH = 0.75, 20
+_STRESSES = {"eV/A^3 and GPa": 1 / GPA, "eV/A^3 and kbar": 10 / GPA, "hartree/bohr^3 and eV/A^3": HARTREE / BOHR**3}
 
 
 def sanity(
@@ -54,7 +58,7 @@ def sanity(
     offsets = composition_energies(train, None if not isolated else np.array([isolated[e] for e in elements]))
     findings: list[Finding] = []
     for name, split in splits.items():
-        findings += _missing(name, split, measured[name]) + _balance(name, split, measured[name])
+        findings += _missing(name, split, measured[name]) + _names(name, split) + _balance(name, split, measured[name])
     findings += _units(splits[first], train, elements, offsets)
     findings += _twins(splits, measured)
     named = [
@@ -180,6 +184,30 @@ def _missing(name: str, split: Split, found: Measures) -> list[Finding]:
     return findings
 
 
+def _names(name: str, split: Split) -> list[Finding]:
+    """Names that look like labels and are not used, and two energies of one structure."""
+    findings = []
+    for found, (label, count, lacking) in unused_labels(split.frames).items():
+        instead = f", and {lacking} of these have no {label.replace('virial', 'stress')}" if lacking else ""
+        message = (
+            f"{name}: {found!r} in {count} of {len(split)} structures is not used{instead}; data.keys.{label} names it"
+        )
+        findings.append(Finding("labels", lacking > 0, message))
+    pairs = [(n, both) for n, a in enumerate(split.frames) if (both := two_energies(a)) is not None]
+    if pairs:
+        apart = np.array([(energy - free) / len(split.frames[n]) for n, (energy, free) in pairs])
+        if np.ptp(apart) > 1e-3:
+            message = (
+                f"{name}: energy and free_energy differ by {apart.min():.3g} to {apart.max():.3g} eV/atom; energy is trained on, "
+                'forces of smeared electrons belong to the other: data.keys.energy = "free_energy" takes that'
+            )
+            findings.append(Finding("labels", True, message, _places(split, np.array([n for n, _ in pairs]))))
+        elif np.abs(apart).max() > 1e-3:
+            message = f"{name}: energy and free_energy differ by {apart.mean():.3g} eV/atom; energy is trained on"
+            findings.append(Finding("labels", False, message))
+    return findings
+
+
 def _balance(name: str, split: Split, found: Measures) -> list[Finding]:
     """Forces and torques that do not sum to zero, as they do unless something outside pulls."""
     findings = []
@@ -228,22 +256,64 @@ def _units(split: Split, found: Measures, elements: tuple[str, ...], offsets: np
     stress = found.stress[np.isfinite(found.stress)]
     if len(stress) and np.median(stress) > 1:
         messages.append(f"stresses of {np.median(stress):.3g} eV/A^3 are unusual: are they in GPa or kbar?")
-    return [Finding("units", True, text) for text in [*messages, *_work(split)]]
+    return [*(Finding("units", True, text) for text in messages), *_work(split), *_extensive(found, offsets)]
 
 
-def _work(split: Split) -> list[str]:
-    """Forces that are not the derivatives of the energies, where the structures are near enough to each other to tell."""
-    slope, correlation, _ = work_slope(split.frames)
-    if not abs(correlation) > 0.9 or 0.7 < slope < 1.4:
+def _work(split: Split) -> list[Finding]:
+    """Forces and stresses that are not derivatives of the energies, where structures are near enough to each other to tell."""
+    found = work(split.frames)
+    if found.pairs < 10:
         return []
-    text = f"energy differences of near structures are {slope:.3g} times the work of the forces"
-    if slope < 0:
-        text += ": are the forces gradients?"
-    for units, ratio in _RATIOS.items():
-        if min(abs(abs(slope) / ratio - 1), abs(abs(slope) * ratio - 1)) < 0.15:
-            text += f" (a ratio of {units})"
-            break
-    return [text]
+    sizes = {len(atoms) for atoms in split.frames}
+    of_an_atom = work(split.frames, per_atom=True).forces
+    if not found.forces.fits and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
+        share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
+        text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
+        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.95)]
+    findings = []
+    for what, slope, ratios, negative in (
+        ("forces", found.forces, _RATIOS, "are the forces gradients?"),
+        ("stresses", found.stress, _STRESSES, "have the stresses the other sign (a pressure, a virial)?"),
+    ):
+        far = slope.factor < 0 or not 1 / 3 < slope.factor < 3
+        if slope.fits or slope.share < (_TELLING if far else 0.9):
+            continue
+        # Between the two ways to draw a line through points of which both numbers have errors.
+        factor = slope.factor * slope.share**0.5
+        text = f"energy differences of near structures are {factor:.3g} times the work of the {what}"
+        text += f": {negative}" if factor < 0 else ""
+        # A factor of two may be noise where the two do not go together well.
+        named = [name for name, ratio in ratios.items() if slope.share > 0.9 or not 1 / 3 < ratio < 3]
+        near = min(named, key=lambda name: _apart(factor, ratios[name]))
+        if _apart(factor, ratios[near]) < 1.15 + 1.5 * (1 - slope.share):
+            text += f" (a ratio of {near})"
+        certain = (slope.factor < 0 or slope.factor > 3 or (far and slope.share > 0.85)) and (
+            found.pairs >= _ENOUGH and abs(slope.factor - 1) > 10 * slope.error
+        )
+        findings.append(Finding("units", True, text, certain=certain))
+    return findings
+
+
+def _apart(factor: float, ratio: float) -> float:
+    """By how many times a factor is off a ratio of two units, whichever way it is."""
+    way = abs(np.log(abs(factor))) / abs(np.log(ratio)) if factor else np.inf
+    return float(np.exp(abs(np.log(ratio)) * abs(way - 1)))
+
+
+def _extensive(found: Measures, offsets: np.ndarray) -> list[Finding]:
+    """Energies that do not grow with the number of atoms."""
+    known = np.isfinite(found.energy)
+    atoms = found.atoms[known]
+    if known.sum() < 10 or atoms.max() < 1.5 * atoms.min():
+        return []
+    shares, energy = found.counts[known] / atoms[:, None], found.energy[known]
+    growing = energy - found.counts[known] @ offsets
+    constant = energy - shares @ np.linalg.lstsq(shares, energy, rcond=1e-8)[0]
+    # By the middle: a few absurd energies are outliers, whatever the others grow with.
+    if float(np.median(np.abs(constant))) > 0.2 * float(np.median(np.abs(growing))):
+        return []
+    text = f"energies do not grow with the number of atoms ({atoms.min()} to {atoms.max()}): are they per atom?"
+    return [Finding("units", True, text)]
 
 
 def _twins(splits: Mapping[str, Split], measured: Mapping[str, Measures]) -> list[Finding]:
@@ -284,7 +354,8 @@ def _composition(found: Measures, elements: tuple[str, ...], isolated: bool) -> 
     if len(elements) < 2:
         return []
     shares = found.counts / found.atoms[:, None]
-    _, singular, V = np.linalg.svd(shares, full_matrices=True)
+    # Of the triangle, as small as there are elements: the rotation of the structures themselves would be (B, B).
+    _, singular, V = np.linalg.svd(np.linalg.qr(shares, mode="r"), full_matrices=True)
     singular = np.pad(singular, (0, len(elements) - len(singular)))
     free = V[singular <= 1e-8 * singular[0]]  # as in `fit_offsets`
     loose = np.abs(free).max(axis=0, initial=0.0) > 1e-6

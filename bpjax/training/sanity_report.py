@@ -28,12 +28,14 @@ class Finding:
       warning: whether it is likely a mistake.
       message: one line.
       where: the structures concerned, all of them.
+      certain: whether the labels contradict each other beyond doubt.
     """
 
     kind: str
     warning: bool
     message: str
     where: tuple[Place, ...] = ()
+    certain: bool = False
 
     def lines(self) -> list[str]:
         """The finding as text, with the first few structures."""

@@ -11,7 +11,7 @@ from ase.constraints import FixAtoms
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bpjax.errors import BpjaxError, FormatError, StructureError
+from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
 from bpjax.io.runner import read_runner, write_runner
 from bpjax.io.structures import check_structure, labels, read_structures, require_labels, write_structures
 from bpjax.units import BOHR, HARTREE, SYSTEMS
@@ -156,11 +156,19 @@ def test_losses_are_told(tmp_path):
     rich.set_tags([1])
     rich.set_momenta([[1, 0, 0]])
     rich.set_constraint(FixAtoms([0]))
+    rich = rich.repeat((2, 1, 1))
+    rich.set_constraint(FixAtoms([0]))
     rich.info.update(config_type="bulk", set="validation")
-    rich.calc = SinglePointCalculator(rich, energy=1.0, free_energy=1.0, stress=np.ones(6), charges=[0.5])
+    rich.calc = SinglePointCalculator(rich, energy=1.0, free_energy=1.0, stress=np.ones(6), charges=[0.5, 0.5])
     lonely = Atoms("H", cell=[5, 5, 5])
     lonely.set_initial_charges([0.5])
-    remarks = write_runner(tmp_path / "a.data", [plain, rich, lonely], "ev-angstrom")
+    with pytest.raises(
+        StructureError, match="frame 1: forces: missing beside an energy; the zeros that would be written"
+    ):
+        write_runner(tmp_path / "a.data", [plain, rich, lonely], "ev-angstrom")
+    with pytest.raises(ConfigError, match="missing_forces: 'none' is neither"):
+        write_runner(tmp_path / "a.data", [plain], "ev-angstrom", missing_forces="none")
+    remarks = write_runner(tmp_path / "a.data", [plain, rich, lonely], "ev-angstrom", missing_forces="zeros")
     named = [remark.split(":")[0] for remark in remarks]
     assert named == [
         "cell that is not periodic", "config_type", "constraints", "forces", "momenta", "set", "stress", "tags",
@@ -170,7 +178,7 @@ def test_losses_are_told(tmp_path):
     )
     assert "zeros written" in remarks[3]
     found = read_runner(tmp_path / "a.data", "ev-angstrom")
-    assert found[1].get_initial_charges().tolist() == [0.5] and labels(found[1]).forces.tolist() == [[0.0, 0.0, 0.0]]
+    assert found[1].get_initial_charges().tolist() == [0.5, 0.5] and labels(found[1]).forces.tolist() == [[0.0] * 3] * 2
 
 
 def test_calculated_charges_go_before_initial_ones(tmp_path):

@@ -44,6 +44,27 @@ def structures(count: int = 24, seed: int = 0) -> list[Atoms]:
     return frames
 
 
+def strained(
+    count: int = 40, seed: int = 0, repeats=(2, 1, 1), stress: float = 1.0, forces: float = 1.0, per_atom: bool = False
+) -> list[Atoms]:
+    """Rattled copper, each in a cell of its own, with labels of effective-medium theory times factors; 0 leaves stresses out."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for n in range(count):
+        atoms = bulk("Cu", cubic=True).repeat(repeats)
+        atoms.set_cell(atoms.cell @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True)
+        atoms.rattle(0.05, seed=1000 * seed + n)
+        atoms.calc = EMT()
+        results = {
+            "energy": atoms.get_potential_energy() / (len(atoms) if per_atom else 1),
+            "forces": atoms.get_forces() * forces,
+            **({"stress": atoms.get_stress() * stress} if stress else {}),
+        }
+        frames.append(Atoms(atoms))
+        frames[-1].calc = SinglePointCalculator(frames[-1], **results)
+    return frames
+
+
 def of_processes(cache: Path, **more: str) -> dict[str, str]:
     """Environment of processes that are stopped at any moment and go on: what one has compiled is not compiled again by the next.
 

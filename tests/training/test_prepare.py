@@ -9,8 +9,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import ConfigError, FormatError, StructureError, UnknownSpeciesError
+from bpjax.io.label_keys import LabelKeys
 from bpjax.training import DataOptions, prepare
-from tests.training.labelled import structures
+from tests.training.labelled import strained, structures
 
 
 def atom(symbol, energy):
@@ -47,6 +48,58 @@ def test_isolated_atoms_are_energies_not_structures(folder):
     found = prepare(DataOptions(("train.extxyz", "atoms.extxyz")), folder, 0)
     assert found.isolated == {"Al": -0.5, "Cu": -1.5}
     assert len(found.train) + len(found.validation) == 20
+
+
+def test_isolated_atoms_are_known_by_their_images_and_need_no_forces(folder):
+    box = Atoms("Cu", cell=[20, 20, 20], pbc=True, info={"energy": -1.5})
+    alone = Atoms("Al", info={"energy": -0.5})
+    ase.io.write(folder / "all.extxyz", [*structures(20), box, alone])
+    found = prepare(DataOptions(("all.extxyz",)), folder, 0)
+    assert found.isolated == {"Al": -0.5, "Cu": -1.5} and len(found.train) + len(found.validation) == 20
+
+
+def test_isolated_atoms_that_cannot_be(folder):
+    ase.io.write(folder / "twice.extxyz", [atom("Cu", -1.5), atom("Al", -0.5), atom("Cu", -11.5)])
+    with pytest.raises(
+        StructureError, match=r"twice\.extxyz: frame 2: energy: of the isolated Cu atom is -11.5 eV, but -1.5 in"
+    ):
+        prepare(DataOptions(("train.extxyz", "twice.extxyz")), folder, 0)
+    ase.io.write(folder / "absurd.extxyz", [atom("Cu", -45000.0), atom("Al", -0.5)])
+    options = DataOptions(("train.extxyz", "absurd.extxyz"))
+    with pytest.raises(
+        ConfigError, match=r"data.isolated: energies of isolated atoms \(Cu -45000, Al -0.5 eV\) are .* eV/atom"
+    ):
+        prepare(options, folder, 0)
+    assert prepare(replace(options, contradictions="keep"), folder, 0).isolated["Cu"] == -45000.0
+    with pytest.raises(ConfigError, match="are they of another calculation"):
+        prepare(DataOptions(("train.extxyz",), isolated={"Cu": -45000.0, "Al": -6500.0}), folder, 0)
+
+
+def test_labels_that_contradict_each_other_are_refused(folder):
+    frames = strained(stress=-1.0)
+    ase.io.write(folder / "negative.extxyz", frames)
+    options = DataOptions(("negative.extxyz",))
+    with pytest.raises(
+        ConfigError, match="data.contradictions: energy differences .* have the stresses the other sign"
+    ):
+        prepare(options, folder, 0)
+    found = prepare(replace(options, contradictions="keep"), folder, 0)
+    assert any(f.certain for f in found.report.findings)
+
+
+def test_names_of_labels(folder):
+    frames = structures(20)
+    for atoms in frames:
+        results = atoms.calc.results
+        atoms.calc = None
+        atoms.info["dft_energy"], atoms.arrays["dft_force"] = results["energy"], results["forces"]
+    ase.io.write(folder / "named.extxyz", frames)
+    with pytest.raises(StructureError, match="energy: missing; the file has .*dft_energy, dft_force"):
+        prepare(DataOptions(("named.extxyz",)), folder, 0)
+    keys = LabelKeys(energy="dft_energy", forces="dft_force")
+    found = prepare(DataOptions(("named.extxyz",), keys=keys), folder, 0)
+    for atoms in found.train.frames:
+        assert atoms.get_potential_energy() is not None and atoms.get_forces().shape == (len(atoms), 3)
 
 
 def test_bad_data_is_named(folder):

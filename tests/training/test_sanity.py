@@ -1,6 +1,7 @@
 """The sanity report: each rule on structures made to break it, and no false alarm on public sets."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import ase.units
@@ -12,9 +13,10 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.training import DataOptions, prepare
-from bpjax.training.measures import measure, same_structure, total_energy, work_slope
+from bpjax.training.measures import measure, same_structure, total_energy, work
 from bpjax.training.sanity import composition_energies, outliers, sanity
 from bpjax.training.splits import Split
+from tests.training.labelled import strained
 
 HARTREE, BOHR = ase.units.create_units("2018")["Hartree"], ase.units.create_units("2018")["Bohr"]
 
@@ -129,8 +131,78 @@ def test_work_of_forces_by_a_harmonic_molecule():
         axis /= np.linalg.norm(axis)
         force = -30 * (r - 0.74) * axis
         frames.append(label(Atoms("H2", [[0, 0, 0], r * axis]), 15 * (r - 0.74) ** 2, np.array([-force, force])))
-    slope, correlation, pairs = work_slope(frames)
-    assert (slope, correlation) == pytest.approx((1, 1), abs=1e-9) and pairs >= 30
+    found = work(frames)
+    assert (found.forces.factor, found.forces.share) == pytest.approx((1, 1), abs=1e-9) and found.pairs >= 30
+    assert not np.isfinite(found.stress.factor) and found.forces.fits
+
+
+def test_work_of_forces_and_stresses_in_cells_of_all_kinds():
+    """Of the trapezoid rule something of the third order is left: 15 % of these differences."""
+    found = work(strained())
+    assert found.forces.factor == pytest.approx(1, abs=0.2) and found.stress.factor == pytest.approx(1, abs=0.2)
+    assert found.forces.fits and found.stress.fits and found.stress.share > 0.85
+    assert report(strained()).warnings == ()
+    assert report(strained(stress=0)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "certain"),
+    [
+        (dict(stress=-1.0), "the stresses: have the stresses the other sign (a pressure, a virial)?", True),
+        (dict(stress=160.21766), "the stresses (a ratio of eV/A^3 and GPa)", False),
+        (dict(stress=1602.1766), "the stresses (a ratio of eV/A^3 and kbar)", False),
+        (dict(forces=-1.0), "the forces: are the forces gradients?", True),
+        (dict(forces=-1.0, stress=0), "the forces: are the forces gradients?", True),
+        (dict(forces=BOHR / HARTREE, stress=0), "the forces (a ratio of hartree/bohr and eV/A)", True),
+        (dict(per_atom=True), "those of one atom, 1/8 of the work of the forces: are the energies per atom?", False),
+    ],
+)
+def test_labels_that_contradict_each_other_where_cells_differ(change, words, certain):
+    (found,) = [f for f in report(strained(**change)).warnings if f.message.startswith("energy differences")]
+    assert words in found.message and found.kind == "units"
+    assert found.certain or not certain
+
+
+def test_energies_per_atom_of_cells_of_several_sizes():
+    frames = [a for n in (1, 2, 3) for a in strained(15, n, (n, 1, 1), stress=0, per_atom=True)]
+    assert any("are the energies per atom?" in f.message for f in report(frames).warnings)
+    # Without forces by their growth with the number of atoms, where they are not small beside their spread.
+    for shift, per_atom in ((-3.7, True), (-3.7, False)):
+        frames = [a for n in (1, 2, 3) for a in strained(15, n, (n, 1, 1), stress=0, per_atom=per_atom)]
+        for atoms in frames:
+            energy = atoms.calc.results["energy"] + shift * (1 if per_atom else len(atoms))
+            atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        messages = [f.message for f in report(frames).warnings]
+        assert any("energies do not grow with the number of atoms (4 to 12)" in m for m in messages) == per_atom
+
+
+def test_names_and_energies_that_are_not_used():
+    frames = copper()
+    for n, atoms in enumerate(frames):
+        atoms.info["REF_stress"] = np.zeros(9)
+        atoms.calc.results["free_energy"] = atoms.calc.results["energy"] - 0.01 * n
+    found = [f for f in report(frames).findings if f.kind == "labels"]
+    assert [(f.warning, f.message.split(";")[0]) for f in found] == [
+        (True, "train: 'REF_stress' in 24 of 24 structures is not used, and 24 of these have no stress"),
+        (True, "train: energy and free_energy differ by 0 to 0.0575 eV/atom"),
+    ]
+    assert 'data.keys.energy = "free_energy"' in found[1].message and "data.keys.stress" in found[0].message
+    for atoms in frames:
+        atoms.calc.results["free_energy"] = atoms.calc.results["energy"] - 0.4
+    (note,) = [f for f in report(frames).findings if "free_energy" in f.message]
+    assert not note.warning and "differ by 0.1 eV/atom; energy is trained on" in note.message
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_number_of_structures():
+    """5.4 GB for 20 000 molecules it was; two elements whose energies the compositions do not determine."""
+    frames = [label(molecule("H2O"), -470.0 + 0.01 * (n % 7), np.zeros((3, 3))) for n in range(20_000)]
+    tracemalloc.start()
+    found = report(frames, ("H", "O"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e8, peak  # 20 kB each
+    assert any("do not determine the energies of H, O" in f.message for f in found.findings)
 
 
 def test_forces_that_do_not_sum_to_zero_and_turn():

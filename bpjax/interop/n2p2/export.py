@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from bpjax.descriptors import ACSF, SymmetryFunction, SymmetryFunctions
-from bpjax.descriptors.symmetry import NEIGHBORS
 from bpjax.elements import atomic_numbers
 from bpjax.errors import ConfigError
 from bpjax.interop.n2p2.folder import Folder, folder_files, write_tree
 from bpjax.interop.n2p2.functions import as_evaluated, in_order, number_text, sort_key, sorted_functions
 from bpjax.interop.n2p2.potential import members_of
-from bpjax.interop.n2p2.settings import Settings
+from bpjax.interop.n2p2.settings import CUTOFFS, Settings
 from bpjax.interop.n2p2.shapes import LETTERS
 from bpjax.networks import MLP
 from bpjax.networks.elemental import mlp_of, options_of
 from bpjax.potential.energy import Params, Potential, with_fixed_descriptor
 from bpjax.units import BOHR, HARTREE, unit_system
+
+READERS = {"n2p2": "n2p2", "lammps": "LAMMPS", "cp2k": "CP2K", "runner": "RuNNer"}
+"""Programs that read such folders; pair_style hdnnp of LAMMPS is n2p2 itself."""
 
 WIDE_RANGE = 1e6
 """Where the range of a function in training is not known: this many sigmas about the mean."""
@@ -34,6 +36,7 @@ def write_potential(
     params: Params,
     units: str = "ev-angstrom",
     *,
+    reader: str = "n2p2",
     overwrite: bool = False,
 ) -> list[str]:
     """Writes a model as a folder that n2p2 reads; a committee as folders ``nnp-1``, ``nnp-2``, ... inside of it.
@@ -43,21 +46,26 @@ def write_potential(
       model: a potential with an `ACSF` or `SymmetryFunctions` descriptor.
       params: its arrays.
       units: a name in `bpjax.units.SYSTEMS`, those of the files.
+      reader: one of `READERS`, the program that is to read the folder; all but n2p2 and LAMMPS read less than n2p2 does.
       overwrite: whether to replace an earlier potential there.
 
     Returns: remarks for the user, among them the commands for LAMMPS.
 
     Raises:
-      ConfigError: the model has what n2p2 has not (all of it is listed), or the units are unknown.
+      ConfigError: the model has what the reader has not (all of it is listed), or reader or units are unknown.
       OutputExistsError: something is there already.
       BpjaxError: the folder cannot be written.
     """
     energy, length = unit_system(units, os.fspath(path))
+    if reader not in READERS:
+        raise ConfigError(f"{reader!r} is not one of {', '.join(READERS)}", field="reader")
     model, params = with_fixed_descriptor(model, params)
-    problems = _problems(model)
+    problems = export_problems(model, reader)
     problems += [] if problems else _number_problems(model, params)
+    if reader == "cp2k" and units != "hartree-bohr":
+        problems.append(f"units {units} (CP2K reads hartree and bohr)")
     if problems:
-        raise ConfigError("cannot be written for n2p2: " + "; ".join(problems), os.fspath(path))
+        raise ConfigError(f"cannot be written for {READERS[reader]}: " + "; ".join(problems), os.fspath(path))
     comments = ["Behler-Parrinello potential written by bpjax.", f"Units: {units.replace('-', ', ')}."]
     files: dict[str, str] = {}
     remarks: list[str] = []
@@ -71,6 +79,38 @@ def write_potential(
 
 
 # ------------------------------------------------------------------------------------------- what fits
+
+
+def export_problems(model: Potential, reader: str = "n2p2") -> list[str]:
+    """What of a model the program of this name in `READERS` cannot read, empty if nothing."""
+    return _problems(model) or _problems_of(model, reader)
+
+
+def _problems_of(model: Potential, reader: str) -> list[str]:
+    """What of a model that n2p2 reads another program does not, or passes over without a word."""
+    descriptor: Any = model.descriptor
+    functions = {f for own in functions_of(descriptor) for f in own}
+    kinds = sorted({f.kind for f in functions})
+    networks = [mlp_of(model.network, index) for index in range(len(model.elements))]
+    if reader == "cp2k":
+        known, cutoffs, shifted = (2, 3), ("cosine", "tanh3"), {f.kind for f in functions if f.kind != 2 and f.r_s}
+        problems = [f"symmetry functions of type {kind}" for kind in kinds if kind not in known]
+        problems += [f"a shift r_s of type {kind}, which it passes over" for kind in sorted(shifted & set(known))]
+    elif reader == "runner":
+        known, cutoffs = (2, 3, 9), tuple(CUTOFFS)
+        problems = [f"symmetry functions of type {kind}" for kind in kinds if kind not in known]
+        shifted = {f.kind for f in functions if f.kind in (3, 9) and f.r_s}
+        problems += [f"a shift r_s of type {kind}, which it passes over" for kind in sorted(shifted)]
+        problems.append("scaling by sigma (scale_symmetry_functions_sigma)")
+    else:
+        return []
+    if descriptor.cutoff_kind not in cutoffs:
+        problems.append(f"cutoff function {descriptor.cutoff_kind} (only {', '.join(cutoffs)})")
+    if descriptor.cutoff_inner and reader == "cp2k":
+        problems.append("an inner cutoff radius, which it passes over")
+    if any(network.output_activation != "linear" for network in networks):
+        problems.append("an output activation, which needs a normalised data set")
+    return problems
 
 
 def _problems(model: Potential) -> list[str]:
@@ -250,11 +290,10 @@ def _table(scaling: Params, order: Sequence[int]) -> tuple[np.ndarray, bool]:
 
 def _usage(path: str, model: Potential, energy: float, length: float) -> list[str]:
     """How to use the folder in other programs."""
-    descriptor: Any = model.descriptor
     remarks = []
-    kinds = {f.kind for functions in functions_of(descriptor) for f in functions}
-    if any(NEIGHBORS[kind] == 0 for kind in kinds):
-        remarks.append("CP2K cannot read weighted symmetry functions (types 12, 13, 23, 24, 25)")
+    for reader in ("cp2k", "runner"):
+        if problems := _problems_of(model, reader):
+            remarks.append(f"not for {READERS[reader]}: {'; '.join(problems)}")
     folder = path
     if model.members is not None:
         remarks.append(f"LAMMPS runs one member of the committee; the line below takes the first of {model.members}")

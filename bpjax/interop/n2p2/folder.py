@@ -31,6 +31,11 @@ def weights_name(element: str) -> str:
     return f"weights.{int(atomic_numbers((element,))[0]):03d}.data"
 
 
+def runner_weights_name(element: str) -> str:
+    """Name under which RuNNer writes the best weights of a training."""
+    return f"optweights.{int(atomic_numbers((element,))[0]):03d}.out"
+
+
 @dataclass(frozen=True)
 class Folder:
     """A potential as its files say it.
@@ -68,6 +73,8 @@ def read_folder(path: str | os.PathLike[str], *, element_nodes: str = "n2p2") ->
     networks, weights = list(settings.networks), {}
     for n, (element, functions) in enumerate(zip(settings.elements, settings.functions, strict=True)):
         file, size = path / weights_name(element), len(functions)
+        if not file.exists() and (written := path / runner_weights_name(element)).exists():
+            file = written
         if settings.networks_in_n2p2 and element_nodes == "n2p2":
             networks[n] = _network_in_n2p2(file, networks[n], settings.networks_in_n2p2[n], size)
         weights[element] = read_weights(file, networks[n], size, surplus=networks[n] != settings.networks[n])

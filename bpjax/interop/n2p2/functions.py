@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 from bpjax.descriptors.symmetry import COMPACT, NEIGHBORS, SymmetryFunction
@@ -72,6 +73,27 @@ def parse_function(line: Line, elements: Sequence[str]) -> tuple[str, SymmetryFu
         return line.words[1], SymmetryFunction(kind, neighbors=in_order(line.words[3:first]), **values)
     except ValueError as error:
         raise line.error(str(error)) from error
+
+
+def for_all_neighbors(line: Line, elements: Sequence[str], centers: Sequence[str]) -> list[Line]:
+    """Lines ``symfunction_short`` for ``global_symfunction_short TYPE ...`` and ``element_symfunction_short ELEMENT TYPE ...``:
+    the same function for each central element and each (pair of) elements of neighbours.
+
+    Args:
+      line: the line, with its keyword.
+      elements: elements of the potential.
+      centers: the central elements.
+    """
+    at = 1 if line.words[0].startswith("global") else 2
+    if len(line.words) <= at:
+        raise line.error(f"{line.words[0]} needs {'' if at == 1 else 'its central element and '}its type")
+    kind = line.integer(at, "the type of the symmetry function", 1, 99)
+    if kind not in NEIGHBORS:
+        raise line.error(f"symmetry functions of type {kind} are not known; known are {_listed(NEIGHBORS)}")
+    neighbors = combinations_with_replacement(in_order(elements), NEIGHBORS[kind])
+    rest = line.words[at + 1 :]
+    made = product(centers, neighbors)
+    return [replace(line, words=("symfunction_short", c, line.words[at], *n, *rest)) for c, n in made]
 
 
 def _value(line: Line, index: int, name: str) -> Any:

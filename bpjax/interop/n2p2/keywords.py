@@ -25,12 +25,15 @@ ONCE = (
     "conv_length",
     "conv_energy",
     "nnp_type",
+    "nn_type_short",
 )
 """Keywords that are read and may stand on one line only."""
 
 MANY = (
     "atom_energy",
     "symfunction_short",
+    "global_symfunction_short",
+    "element_symfunction_short",
     "element_hidden_layers_short",
     "element_nodes_short",
     "element_activation_short",
@@ -98,7 +101,85 @@ TRAINING = (
 )
 """Keywords of training, which do not change what the potential is."""
 
-IGNORED = frozenset(TRAINING + ELECTROSTATIC)
+RUNNER = (
+    "runner_mode",
+    "random_number_type",
+    "use_short_nn",
+    "points_in_memory",
+    "mix_all_points",
+    "fitting_unit",
+    *_each("calculate_", "forces", "stress", "hessian"),
+    *_each("analyze_", "error", "composition", "error_energy_step", "error_force_step", "error_charge_step"),
+    *_each("bond_", "threshold"),
+    *_each("charge_", "error_threshold", "group", "grouping_by_structure", "update_scaling"),
+    *_each("check_", "forces", "input_forces"),
+    "data_clustering",
+    "debug_mode",
+    *_each("detailed_timing", "", "_epoch"),
+    *_each("dynforce_type", ""),
+    "enable_on_the_fly_input",
+    "energy_threshold",
+    "find_contradictions",
+    "fix_weights",
+    "growth_mode",
+    "force_grouping_by_structure",
+    "force_threshold",
+    "force_update_scaling",
+    "ion_forces_only",
+    "joint_energy_force_update",
+    *_each("kalman_damp_", "short", "force", "charge"),
+    *_each("kalman_lambda_", "charge", "charge_constraint"),
+    *_each("kalman_nue_", "charge", "charge_constraint"),
+    "kalman_learning_rate",
+    "max_energy",
+    "max_force",
+    "md_mode",
+    *_each("nn_group", "", "_shuffle"),
+    "nn_type_elec",
+    *_each("noise_", "energy", "force", "charge"),
+    "normalize_nodes_short",
+    *_each("optmode_", "charge", "short_energy", "short_force"),
+    "parallel_mode_short",
+    "prepare_md",
+    *_each("print_", "all_short_weights", "all_electrostatic_weights", "convergence_vector", "date_and_time"),
+    *_each("print_", "force_components", "mad", "all_deriv_weights"),
+    *_each("read_", "kalman_matrices", "unformatted"),
+    "regularize_fit_param",
+    "remove_atom_energies",
+    "repeated_energy_update_short",
+    *_each("reset_kalman", ""),
+    "restrict_weights",
+    "save_kalman_matrices",
+    *_each("scale_", "max_elec", "min_elec", "max_short_atomic", "min_short_atomic"),
+    "scaled_force_update",
+    *_each("separate_", "bias_ini_short", "kalman_short"),
+    *_each("short_", "energy_group", "force_group", "energy_fraction_worst"),
+    *_each("shuffle_weights_short_atomic", ""),
+    "silent_mode",
+    *_each("steepest_descent_step_", "charge", "energy_short", "force_short"),
+    "symfunction_correlation",
+    "update_single_element",
+    *_each("use_", "atom_charges", "atom_energies", "charge_constraint", "damping", "electrostatics_during_fit"),
+    *_each("use_", "fixed_charges", "ipi", "noisematrix", "old_scaling", "omp_mkl", "sf_groups"),
+    *_each("use_systematic_weights_", "short", "elec"),
+    *_each("weight_", "analysis"),
+    *_each("weighte_", "min", "max"),
+    *_each("weights_", "elec_min", "elec_max"),
+    *_each("worst_update_", "energy", "force", "charge"),
+    *_each("write_", "binding_energy_only", "fit_statistics", "pdb", "pov", "pwscf", "symfunctions"),
+    *_each("write_", "temporary_weights", "unformatted", "xyz", "weights_epoch_short"),
+)
+"""Keywords of RuNNer that n2p2 does not have, for training, output and units of what it prints."""
+
+REFUSED = {
+    "use_electrostatics": "electrostatic energies",
+    "use_vdw": "dispersion",
+    "vdw_type": "dispersion",
+    "use_charge_equilibration": "charge equilibration",
+}
+"""Keywords that add to the energy what is not supported, and what that is."""
+
+IGNORED = frozenset(TRAINING + ELECTROSTATIC + RUNNER)
 """Keywords whose lines are not looked at."""
 
 KNOWN = frozenset(ONCE + MANY) | IGNORED | frozenset(ALIASES)

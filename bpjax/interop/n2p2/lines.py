@@ -1,4 +1,4 @@
-"""Text files of RuNNer and n2p2: lines of words, comments after #, numbers in C or Fortran style."""
+"""Text files of RuNNer and n2p2: lines of words, comments after # or !, numbers in C or Fortran style."""
 
 from __future__ import annotations
 
@@ -72,5 +72,5 @@ def read_lines(path: str | os.PathLike[str]) -> list[Line]:
 def split_lines(text: str, path: str | os.PathLike[str]) -> list[Line]:
     """As `read_lines`, of a text."""
     # Not splitlines: it would also break lines at form feeds and the like, and count them wrong.
-    words = (line.split("#", 1)[0].split() for line in text.split("\n"))
+    words = (re.split("[#!]", line, maxsplit=1)[0].split() for line in text.split("\n"))
     return [Line(os.fspath(path), n, tuple(w)) for n, w in enumerate(words, start=1) if w]

@@ -26,7 +26,7 @@ from bpjax.units import unit_system
 def read_potential(
     path: str | os.PathLike[str], units: str | None, *, element_nodes: str = "n2p2"
 ) -> tuple[Potential, Params]:
-    """The potential of a folder, or the committee of a folder with the subfolders ``nnp-1``, ``nnp-2``, ...
+    """The potential of a folder, or the committee of a folder with subfolders ``nnp-1``, ``nnp-2``, ... (or ``nnp-data-1``, ...).
 
     Args:
       path: the folder.
@@ -52,20 +52,29 @@ def read_potential(
     return model, jax.tree.map(lambda *leaves: np.stack(leaves), *params)
 
 
+MEMBER = re.compile(r"(nnp-(?:data-)?)(\d+)")
+"""Names of the members of a committee."""
+
+
 def _members(path: Path) -> list[Path] | None:
     """Folders of a committee, in order; None for a single potential."""
     names = [p.name for p in path.iterdir()] if path.is_dir() else []
-    numbers = sorted(int(name[4:]) for name in names if re.fullmatch(r"nnp-\d+", name))
+    found = [match for name in names if (match := MEMBER.fullmatch(name))]
+    if len({match.group(1) for match in found}) > 1:
+        raise FormatError(path, "holds members of two committees, nnp-1, ... and nnp-data-1, ...; give one of them")
+    prefix = found[0].group(1) if found else "nnp-"
+    numbers = sorted(int(match.group(2)) for match in found)
     if not numbers:
         return None
     if SETTINGS in names:
         raise FormatError(
-            path, f"holds both {SETTINGS} and members of a committee (nnp-{numbers[0]}); give one of them"
+            path, f"holds both {SETTINGS} and members of a committee ({prefix}{numbers[0]}); give one of them"
         )
     if numbers != list(range(1, len(numbers) + 1)):
         missing = next(n for n in range(1, len(numbers) + 2) if n not in numbers)
-        raise FormatError(path, f"nnp-{missing} is missing: members of a committee are nnp-1, nnp-2, ... without gaps")
-    return [path / f"nnp-{n}" for n in numbers]
+        names = f"{prefix}1, {prefix}2, ..."
+        raise FormatError(path, f"{prefix}{missing} is missing: members of a committee are {names} without gaps")
+    return [path / f"{prefix}{n}" for n in numbers]
 
 
 _COMMON = {

@@ -12,13 +12,14 @@ from bpjax.elements import atomic_numbers
 from bpjax.errors import FormatError, UnknownSpeciesError
 from bpjax.interop.n2p2.functions import (
     as_evaluated,
+    for_all_neighbors,
     function_text,
     in_order,
     number_text,
     parse_function,
     sorted_functions,
 )
-from bpjax.interop.n2p2.keywords import ALIASES, IGNORED, KNOWN, MANY
+from bpjax.interop.n2p2.keywords import ALIASES, IGNORED, KNOWN, MANY, REFUSED
 from bpjax.interop.n2p2.lines import Line, read_lines
 from bpjax.interop.n2p2.shapes import read_shapes, shape_text, shapes_in_n2p2
 from bpjax.networks import MLP
@@ -124,12 +125,13 @@ class _File:
         for line in lines:  # first of all: what is not supported may have keywords of its own
             if ALIASES.get(line.words[0], line.words[0]) == "nnp_type":
                 _check_type(line)
+            if line.words[0] in REFUSED:
+                raise line.error(f"{line.words[0]}: {REFUSED[line.words[0]]} beside the networks are not supported")
+            if line.words[0] == "nn_type_short" and line.words[1:] != ("1",):
+                raise line.error(f"{' '.join(line.words)}: only networks of atoms (nn_type_short 1) are supported")
+        _check_keywords(lines)
         for line in lines:
             keyword = ALIASES.get(line.words[0], line.words[0])
-            if keyword not in KNOWN:
-                close = difflib.get_close_matches(keyword, KNOWN, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise line.error(f"unknown keyword {keyword!r}{hint}")
             if keyword in IGNORED:
                 continue
             earlier = self.lines.setdefault(keyword, [])
@@ -162,6 +164,23 @@ class _File:
     def real(self, keyword: str, default: float) -> float:
         line = self.line(keyword)
         return default if line is None else line.real(1, "a number")
+
+
+def _check_keywords(lines: list[Line]) -> None:
+    """Raises for keywords that are not known, all of them at once: which of them change predictions nobody can say."""
+    unknown: dict[str, Line] = {}
+    for line in lines:
+        keyword = ALIASES.get(line.words[0], line.words[0])
+        if keyword not in KNOWN:
+            unknown.setdefault(keyword, line)
+    if not unknown:
+        return
+    (keyword, line), *others = unknown.items()
+    close = difflib.get_close_matches(keyword, KNOWN, n=1)
+    message = f"unknown keyword {keyword!r}" + (f"; did you mean {close[0]}?" if close else "")
+    if others:
+        message += f"; unknown too are {', '.join(f'{name!r} (line {line.number})' for name, line in others)}"
+    raise line.error(message)
 
 
 def _check_type(line: Line) -> None:
@@ -197,7 +216,12 @@ def _elements(file: _File) -> tuple[str, ...]:
 
 def _functions(file: _File, elements: Sequence[str]) -> tuple[tuple[SymmetryFunction, ...], ...]:
     numbers: dict[str, dict[SymmetryFunction, int]] = {element: {} for element in elements}
-    for line in file.lines.get("symfunction_short", []):
+    lines = list(file.lines.get("symfunction_short", []))
+    for line in file.lines.get("element_symfunction_short", []):
+        lines += for_all_neighbors(line, elements, line.words[1:2])
+    for line in file.lines.get("global_symfunction_short", []):
+        lines += for_all_neighbors(line, elements, elements)
+    for line in lines:
         element, function = parse_function(line, elements)
         earlier = numbers[element].setdefault(function, line.number)
         if earlier != line.number:

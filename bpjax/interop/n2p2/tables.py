@@ -146,12 +146,31 @@ def read_weights(path: str | os.PathLike[str], network: MLP, size: int, *, surpl
         raise FormatError(path, f"ends after {len(numbers)} of the {wanted} weights of a {shape}", lines[-1].number)
     if len(lines) > wanted and not surplus:
         raise lines[wanted].error(f"surplus line: a {shape} has {wanted} weights, found {len(lines)}")
+    if not surplus:  # n2p2 may take the first numbers of a larger network for another one
+        _check_places(lines[:wanted], layers)
     params, start, flat = {}, 0, np.array(numbers)
     for name, inputs, outputs in layers:
         middle, stop = start + inputs * outputs, start + (inputs + 1) * outputs
         params[name] = {"kernel": flat[start:middle].reshape(inputs, outputs), "bias": flat[middle:stop]}
         start = stop
     return params
+
+
+def _check_places(lines: list[Line], layers: list[tuple[str, int, int]]) -> None:
+    """Raises where a line says that it belongs elsewhere: numbers count by their position alone, as in n2p2 and RuNNer."""
+    places = []
+    for number, (_, inputs, outputs) in enumerate(layers, start=1):
+        places += [("a", number - 1, j, number, k) for j in range(1, inputs + 1) for k in range(1, outputs + 1)]
+        places += [("b", number, k) for k in range(1, outputs + 1)]
+    for line, place in zip(lines, places, strict=True):
+        words = line.words[1:2] + line.words[3:]
+        numbers = [int(w) for w in words[1:] if w.isdigit()]
+        if words[:1] not in (("a",), ("b",)) or len(numbers) < 2:
+            continue  # without columns that say it
+        found = (words[0], *numbers)
+        if found != place:
+            said, meant = (" ".join(map(str, p)) for p in (found, place))
+            raise line.error(f"says that it is {said} (kind, layers and neurons), but here stands {meant}")
 
 
 _WEIGHTS_HEADER = """\

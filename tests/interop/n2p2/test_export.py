@@ -11,6 +11,7 @@ import pytest
 from bpjax.descriptors import ACSF, Angular, Radial, SymmetryFunction, SymmetryFunctions
 from bpjax.errors import ConfigError, OutputExistsError
 from bpjax.interop.n2p2 import read_folder, read_potential, sorted_functions, write_potential
+from bpjax.interop.n2p2.export import READERS, export_problems
 from bpjax.networks import MLP, PerElement
 from bpjax.networks.elemental import ACTIVATIONS
 from bpjax.potential.energy import Potential, energy_from_features, init
@@ -217,9 +218,44 @@ def test_commands_for_lammps(tmp_path):
     assert read_folder(tmp_path / "other").settings.conv_energy == pytest.approx(
         HARTREE / float(randomised(other)["energy_scale"]), rel=1e-15
     )
-    assert not any("CP2K" in remark for remark in remarks)
-    weighted = Potential(WEIGHTED, NETWORK)
-    assert any("CP2K" in r for r in write_potential(tmp_path / "Z", weighted, randomised(weighted)))
+
+
+def test_programs_that_read_less_than_n2p2(tmp_path):
+    """CP2K reads types 2 and 3 without a shift, two cutoff functions, one system of units; RuNNer no weighted ones, no sigma."""
+    plain = ACSF(("H", "O"), 4.0, "cosine", g2=(Radial(0.3),), g4=(Angular(0.1, 1.0, 1.0),))
+    shifted = dataclasses.replace(plain, g4=(Angular(0.1, 1.0, 1.0, 0.5),), cutoff_inner=0.2)
+    other = dataclasses.replace(plain, cutoff_kind="poly2", g5=(Angular(0.1, 1.0, 1.0),))
+    weighted = ACSF(("H", "O"), 4.0, "cosine", g2=(Radial(0.3),), weights=(1.0, 8.0))
+    descriptors = {"plain": plain, "shifted": shifted, "other": other, "weighted": weighted}
+    models = {name: Potential(descriptor, NETWORK) for name, descriptor in descriptors.items()}
+    found = {name: {reader: export_problems(model, reader) for reader in READERS} for name, model in models.items()}
+    assert all(not problems[reader] for problems in found.values() for reader in ("n2p2", "lammps"))
+    assert found["plain"]["cp2k"] == []
+    assert found["shifted"]["cp2k"] == [
+        "a shift r_s of type 3, which it passes over",
+        "an inner cutoff radius, which it passes over",
+    ]
+    assert found["other"]["cp2k"] == ["symmetry functions of type 9", "cutoff function poly2 (only cosine, tanh3)"]
+    assert found["weighted"]["cp2k"] == found["weighted"]["runner"][:1] == ["symmetry functions of type 12"]
+    assert found["plain"]["runner"] == ["scaling by sigma (scale_symmetry_functions_sigma)"]
+    remarks = write_potential(tmp_path / "a", models["other"], randomised(models["other"]))
+    assert "not for CP2K: symmetry functions of type 9; cutoff function poly2 (only cosine, tanh3)" in remarks
+    arrays = randomised(models["plain"])
+    assert not any(
+        "not for CP2K" in r for r in write_potential(tmp_path / "b", models["plain"], arrays, "hartree-bohr")
+    )
+    write_potential(tmp_path / "c", models["plain"], arrays, "hartree-bohr", reader="cp2k")
+    with pytest.raises(
+        ConfigError, match=r"cannot be written for CP2K: units ev-angstrom \(CP2K reads hartree and bohr\)"
+    ):
+        write_potential(tmp_path / "d", models["plain"], arrays, reader="cp2k")
+    with pytest.raises(
+        ConfigError, match="cannot be written for CP2K: symmetry functions of type 9; cutoff function poly2"
+    ):
+        write_potential(tmp_path / "d", models["other"], randomised(models["other"]), "hartree-bohr", reader="cp2k")
+    with pytest.raises(ConfigError, match="reader: 'cpmd' is not one of n2p2, lammps, cp2k, runner"):
+        write_potential(tmp_path / "d", models["plain"], arrays, reader="cpmd")
+    assert not (tmp_path / "d").exists()
 
 
 def test_what_cannot_be_written_is_listed(tmp_path):

@@ -1,0 +1,153 @@
+"""Labels under other names than ASE's: those that the user gives, and those that are there and nobody uses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from bpjax.errors import StructureError
+from bpjax.spec import check, register
+
+_Path = str | os.PathLike[str]
+
+NAMES = {
+    "energy": ("energy", "free_energy"),
+    "forces": ("forces",),
+    "stress": ("stress", "virial"),
+}
+"""Labels, and the names under which they are looked for unless others are given, the first one first."""
+
+_LIKE = {"energy": "energ", "forces": "force", "stress": "stress|virial"}
+# Of each atom, of ours, and what says how far a label can be trusted.
+_NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma|mask", re.IGNORECASE)
+
+
+@register
+@dataclass(frozen=True)
+class LabelKeys:
+    """Names of the labels in a file, where they are not those of ASE.
+
+    A name is looked up in the comment line (`atoms.info`), among the columns (`atoms.arrays`), and in the results of the
+    calculator. None stands for ASE's name.
+
+    Attributes:
+      energy: total energy in eV, such as "REF_energy" or "dft_energy"; "free_energy" for the one to which forces of a smeared
+        calculation belong. By default "energy", else "free_energy".
+      forces: such as "REF_forces", "force".
+      stress: in eV/A^3, positive in tension.
+      virial: in eV, -V times the stress; in place of `stress`. By default "virial" where there is no "stress".
+      charges: of the atoms, in e.
+      dipole: in e A.
+      weight: of the structure in the loss.
+    """
+
+    energy: str | None = None
+    forces: str | None = None
+    stress: str | None = None
+    virial: str | None = None
+    charges: str | None = None
+    dipole: str | None = None
+    weight: str | None = None
+
+    def __post_init__(self):
+        check(
+            not (self.stress and self.virial),
+            "virial",
+            repr(self.virial),
+            "is for files without a stress; name one of them",
+        )
+        for label, name in self.given().items():
+            check(bool(name.strip()), label, repr(name), "must be a name in the file")
+
+    def given(self) -> dict[str, str]:
+        """Labels whose names are given."""
+        return {label: name for label, name in vars(self).items() if name is not None}
+
+
+def take_labels(frames: Sequence[ase.Atoms], keys: LabelKeys, path: _Path | None = None) -> None:
+    """Moves labels under the names that are given to ASE's names, in place; nothing else is a label then.
+
+    Raises:
+      StructureError: no structure has a label of this name (single atoms need none), or a virial without a cell.
+    """
+    for label, name in keys.given().items():
+        found = [n for n, atoms in enumerate(frames) if _take(atoms, label, name, path, n)]
+        if not found and any(len(atoms) > 1 for atoms in frames):
+            there = ", ".join(
+                sorted({name for atoms in frames for name in _everything(atoms)} - {"numbers", "positions"})
+            )
+            raise StructureError(f"no structure has {name!r}; the file has {there}", path, field=label)
+
+
+def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: int) -> bool:
+    """Moves one label; whether it was there."""
+    everything = _everything(atoms)
+    value = everything.get(name)
+    results = results_of(atoms)
+    target = "stress" if label == "virial" else label
+    for other in {name, *NAMES.get(target, (target,))}:
+        results.pop(other, None)
+        atoms.info.pop(other, None)
+        if other in atoms.arrays:
+            del atoms.arrays[other]
+    if value is not None:
+        value = np.asarray(value)
+        if label == "virial":
+            if atoms.cell.rank < 3:
+                raise StructureError("is there, but no cell that makes a stress of it", path, frame, name)
+            value = -value / atoms.get_volume()
+        if label == "weight":
+            atoms.info["weight"] = value.item() if value.size == 1 else value
+        else:
+            results[label if label != "virial" else "stress"] = value
+    atoms.calc = None
+    if results:
+        atoms.calc = SinglePointCalculator(atoms)
+        atoms.calc.results.update(results)
+    return value is not None
+
+
+def unused_labels(frames: Iterable[ase.Atoms]) -> dict[str, tuple[str, int, int]]:
+    """Names that look like labels and are not used: its key, how many structures have it, how many of these lack that label."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for atoms in frames:
+        there = _everything(atoms)
+        used = {label: next((name for name in names if name in there), None) for label, names in NAMES.items()}
+        for name in there:
+            if name in used.values() or _NO_LABELS.search(name):
+                continue
+            for label, pattern in _LIKE.items():
+                if re.search(pattern, name, re.IGNORECASE) and name not in NAMES[label]:
+                    key = "virial" if "virial" in name.lower() else label
+                    _, count, lacking = found.get(name, (key, 0, 0))
+                    found[name] = key, count + 1, lacking + (used[label] is None)
+    return found
+
+
+def two_energies(atoms: ase.Atoms) -> tuple[float, float] | None:
+    """`energy` and `free_energy` in eV, where a structure has both and only the first is used."""
+    there = _everything(atoms)
+    both = [np.asarray(there[name]) for name in NAMES["energy"] if name in there]
+    if len(both) < 2 or any(value.size != 1 or value.dtype.kind not in "iuf" for value in both):
+        return None
+    return float(both[0].item()), float(both[1].item())
+
+
+def _everything(atoms: ase.Atoms) -> dict[str, Any]:
+    known = {**atoms.info, **atoms.arrays, **results_of(atoms)}
+    return {str(name): value for name, value in known.items() if value is not None}
+
+
+def results_of(atoms: ase.Atoms) -> dict[str, Any]:
+    """Results that came with a structure and hold for its present positions."""
+    calc = atoms.calc
+    if calc is None or (isinstance(calc, SinglePointCalculator) and calc.check_state(atoms)):
+        return {}
+    return {name: value for name, value in calc.results.items() if value is not None}

@@ -1,0 +1,196 @@
+"""XYZ files of other programs: cells and units in comment lines that ASE does not know, atomic numbers and isotopes for symbols.
+
+ASE passes over what it does not know in a comment line; a crystal becomes a cluster, and bohr become angstrom. Here such
+lines are rewritten in the words of extended XYZ before ASE reads them, or refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import ase
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from ase.geometry import cellpar_to_cell
+
+from bpjax.errors import FormatError
+from bpjax.units import LENGTHS
+
+ISOTOPES = {"D": ("H", 2.01410177812), "T": ("H", 3.01604928199)}
+"""Names of isotopes, their element, and their mass in amu (AME 2020)."""
+
+_SYMBOLS = {symbol.encode() for symbol, number in atomic_numbers.items() if number > 0}
+_KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_IPI = re.compile(rf"CELL\s*[\[({{]?\s*(abcABC|H|GENH)\s*[\])}}]?\s*:?\s*((?:{_NUMBER}\s+){{5,8}}{_NUMBER})")
+_IPI_UNITS = re.compile(r"([A-Za-z_]+)\{([A-Za-z_]+)\}")
+_CELL_KEY = re.compile(
+    r"""(?<![A-Za-z_])(?:unit_?)?cell\s*[=:]\s*(?:"([^"]*)"|'([^']*)'|[\[({]([^\])}]*)[\])}]|(\S+))""", re.IGNORECASE
+)
+_UNDERSTOOD = (
+    'expected Lattice="ax ay az bx by bz cx cy cz", cell="..." of 3, 6 or 9 numbers in A, or CELL(abcABC): of i-PI'
+)
+
+
+@dataclass
+class Remarks:
+    """What is to be done with the frames of a file after ASE has read them: factors of lengths, and masses of atoms."""
+
+    scale: list[float] = field(default_factory=list)
+    masses: list[dict[int, float]] = field(default_factory=list)
+
+    def apply(self, atoms: ase.Atoms, frame: int) -> None:
+        """Does it with one of them."""
+        if self.scale[frame] != 1.0:
+            atoms.positions *= self.scale[frame]
+        if self.masses[frame]:
+            masses = atoms.get_masses()
+            for index, mass in self.masses[frame].items():
+                masses[index] = mass
+            atoms.set_masses(masses)
+
+
+def is_plain(comment: bytes) -> bool:
+    """Whether a comment line has nothing that ASE would pass over and should not."""
+    small = comment.lower()
+    if b"lattice" in small and b"Lattice=" not in comment:
+        return False
+    if b"properties=" in small and b"Properties=" not in comment:
+        return False
+    return b"cell" not in small and (b"pbc=" not in small or b"pbc=" in comment)
+
+
+def is_symbol(word: bytes) -> bool:
+    """Whether ASE takes it for an element."""
+    return word in _SYMBOLS
+
+
+def rewritten(path: str | os.PathLike[str], file: Any) -> tuple[str, Remarks]:
+    """The content of a file in the words of extended XYZ.
+
+    Args:
+      path: for messages.
+      file: the content, as an open binary file; its layout has been checked.
+
+    Raises:
+      FormatError: with the line of a cell, a unit or a symbol that is not understood.
+    """
+    remarks, out, line = Remarks(), [], 0
+    rows = iter(file)
+    for head in rows:
+        line += 1
+        if not head.strip() or head.lstrip().startswith(b"VEC"):
+            out.append(head.decode(errors="replace"))
+            continue
+        atoms = int(head)
+        comment, scale = _comment(path, next(rows).decode(errors="replace").rstrip("\r\n"), line + 1)
+        out += [f"{atoms}\n", f"{comment}\n"]
+        line += 1
+        column = species_column(comment.encode())
+        masses: dict[int, float] = {}
+        for index in range(atoms):
+            line += 1
+            words = next(rows).decode(errors="replace").split()
+            if column is not None:
+                words[column], mass = _symbol(path, words[column], line)
+                if mass is not None:
+                    masses[index] = mass
+            out.append(" ".join(words) + "\n")
+        remarks.scale.append(scale)
+        remarks.masses.append(masses)
+    return "".join(out), remarks
+
+
+def species_column(comment: bytes) -> int | None:
+    """Which column holds the element, None if none does."""
+    found = re.search(rb"Properties=(\"[^\"]*\"|\S+)", comment)
+    if found is None:
+        return 0
+    parts = found.group(1).decode(errors="replace").strip('"').split(":")
+    at = 0
+    for name, count in zip(parts[::3], parts[2::3], strict=False):
+        if name.lower() == "species":
+            return at
+        at += int(count) if count.isdigit() else 0
+    return None
+
+
+def _symbol(path: str | os.PathLike[str], word: str, line: int) -> tuple[str, float | None]:
+    """Element and mass (None for the usual one) of an entry."""
+    if word in ISOTOPES:
+        return ISOTOPES[word]
+    if word.isascii() and word.isdigit() and 0 < int(word) < len(chemical_symbols):
+        return chemical_symbols[int(word)], None
+    if atomic_numbers.get(word, 0) > 0:
+        return word, None
+    message = f"{word!r} is no chemical symbol; expected one, D or T, or an atomic number from 1 to {len(chemical_symbols) - 1}"
+    raise FormatError(path, message, line)
+
+
+def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, float]:
+    """A comment line as ASE reads it, and the factor of the positions."""
+    if is_plain(text.encode()):
+        return text, 1.0
+    if found := _IPI.search(text):
+        return _of_ipi(path, text, found, line)
+    text = re.sub(
+        r"(?i)(?<![A-Za-z_])(lattice|properties|pbc)\s*=", lambda key: f"{_KEYS[key.group(1).lower()]}=", text
+    )
+    if "Lattice=" in text:
+        return text, 1.0
+    if found := _CELL_KEY.search(text):
+        cell = _cell(path, next(part for part in found.groups() if part is not None), line)
+        rest = (text[: found.start()] + text[found.end() :]).strip()
+        pbc = "" if "pbc=" in rest else ' pbc="T T T"'
+        return f"{_lattice(cell)}{pbc} {rest}", 1.0
+    if re.search(r"(?i)\b(cell|lattice)\s*[=:({\[|]\s*\S*\d", text):
+        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+    return text, 1.0
+
+
+def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match, line: int) -> tuple[str, float]:
+    """``# CELL(abcABC): a b c alpha beta gamma  Step: 0 Bead: 0 positions{angstrom} cell{angstrom}``."""
+    units = {quantity.lower(): unit.lower() for quantity, unit in _IPI_UNITS.findall(text)}
+    length = {name: units.get(name, "") for name in ("positions", "cell")}
+    other = set(units) - set(length)
+    if not length["positions"] and other:
+        raise FormatError(path, f"holds {', '.join(sorted(other))} of i-PI, not positions", line)
+    names = {"atomic_unit": "bohr", "nanometer": "nm"}
+    factors = {}
+    for quantity, unit in length.items():
+        factor = LENGTHS.get(names.get(unit, unit))
+        if factor is None:
+            allowed = "angstrom, atomic_unit, nanometer"
+            shown = f"unknown unit {unit!r}" if unit else "no unit"
+            raise FormatError(path, f"{shown} of {quantity}; i-PI says {quantity}{{UNIT}}, known are {allowed}", line)
+        factors[quantity] = factor
+    cell = _cell(path, found.group(2), line)
+    if found.group(1) != "abcABC":
+        cell = cell.T  # there vectors are columns
+    note = json.dumps(text.lstrip("# ").strip())
+    return f'{_lattice(cell * factors["cell"])} Properties=species:S:1:pos:R:3 pbc="T T T" comment={note}', factors[
+        "positions"
+    ]
+
+
+def _cell(path: str | os.PathLike[str], text: str, line: int) -> np.ndarray:
+    """Cell vectors as rows, from 3 lengths, 3 lengths and 3 angles, or 9 numbers."""
+    words = re.findall(_NUMBER, text)
+    left = re.sub(_NUMBER, "", text)
+    if len(words) not in (3, 6, 9) or re.search(r"[^\s,;\[\](){}]", left):
+        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+    numbers = np.array([float(word) for word in words])
+    if not all(math.isfinite(number) for number in numbers):
+        raise FormatError(path, f"a cell that is not finite: {text.strip()[:60]!r}", line)
+    return (
+        np.diag(numbers) if len(words) == 3 else cellpar_to_cell(numbers) if len(words) == 6 else numbers.reshape(3, 3)
+    )
+
+
+def _lattice(cell: np.ndarray) -> str:
+    return 'Lattice="' + " ".join(repr(float(x)) for x in cell.ravel()) + '"'

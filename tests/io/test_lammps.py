@@ -1,0 +1,99 @@
+"""LAMMPS files: recognised, and never read without knowing which elements the types are."""
+
+import numpy as np
+import pytest
+
+from bpjax.errors import ConfigError, FormatError
+from bpjax.io.structures import read_structures
+
+DATA = """\
+# any text
+
+3 atoms
+2 atom types
+0.0 9.0 xlo xhi
+0.0 8.0 ylo yhi
+0.0 7.0 zlo zhi
+
+Masses
+
+1 15.9994
+2 1.00794
+
+Atoms # atomic
+
+1 1 0.0 0.0 0.1
+2 2 0.76 0.0 6.53
+3 2 8.24 0.0 6.53
+"""
+
+DUMP = """\
+ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0 9
+0 9
+0 9
+ITEM: ATOMS id type x y z
+1 2 0 0 0.1
+2 1 0.76 0 0.47
+"""
+
+WITHOUT = DATA.replace("Masses\n\n1 15.9994\n2 1.00794\n\n", "")
+
+
+def read(folder, text, name, **options):
+    path = folder / name
+    path.write_text(text)
+    return read_structures(path, **options)
+
+
+@pytest.mark.parametrize("name", ["a.data", "a.lmp", "a.lammps"])
+def test_a_data_file_by_its_masses(tmp_path, name):
+    (found,) = read(tmp_path, DATA, name)
+    assert str(found.symbols) == "OH2"
+    np.testing.assert_allclose(found.cell.lengths(), [9, 8, 7])
+    np.testing.assert_allclose(found.positions[1], [0.76, 0, 6.53])
+    assert found.pbc.all()
+
+
+def test_types_that_are_named(tmp_path):
+    (found,) = read(tmp_path, WITHOUT, "a.data", species=("Cu", "Al"))
+    assert found.get_chemical_formula() == "Al2Cu"
+    (found,) = read(
+        tmp_path, DATA, "a.data", species=("Cu", "Al", "Si")
+    )  # they go before masses; more than needed do no harm
+    assert found.get_chemical_formula() == "Al2Cu"
+    (found,) = read(tmp_path, DUMP, "a.lammpstrj", species=("H", "O"))
+    assert found.get_chemical_formula() == "HO" and found.numbers.tolist() in ([8, 1], [1, 8])
+    oxygen = found.positions[found.numbers == 8][0]
+    np.testing.assert_allclose(oxygen, [0, 0, 0.1])
+    named = DUMP.replace("id type", "id element").replace("1 2 0 0", "1 O 0 0").replace("2 1 0.76", "2 H 0.76")
+    assert read(tmp_path, named, "b.lammpstrj")[0].get_chemical_formula() == "HO"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "words"),
+    [
+        (WITHOUT, "a.data", {}, "a.data: has atoms of types 1 to 2 and does not say which elements these are"),
+        (DUMP, "a.lammpstrj", {}, "a.lammpstrj: has atoms of types 1 to 2 and does not say which elements these are"),
+        (DATA.replace("15.9994", "150.0"), "a.data", {"species": ("Cu",)}, "species: Cu: "),
+        (DATA.replace("15.9994", "17.3"), "a.data", {}, "mass 17.3 of type 1 is that of no element"),
+        (DATA, "a.data", {"species": ("Cu", "Xx")}, "species: not a chemical symbol: 'Xx'"),
+    ],
+)
+def test_elements_are_never_guessed_from_types(tmp_path, text, name, options, words):
+    with pytest.raises((FormatError, ConfigError)) as error:
+        read(tmp_path, text, name, **options)
+    assert words in str(error.value)
+
+
+def test_formats_by_name(tmp_path):
+    text = "H2O\n1.0\n9 0 0\n0 9 0\n0 0 9\nO H\n1 2\nDirect\n0 0 0\n0.1 0 0\n0 0.1 0\n"
+    assert read(tmp_path, text, "odd_name", file_format="vasp")[0].get_chemical_formula() == "H2O"
+    with pytest.raises(ConfigError, match="format: 'vaspp' is no format that ASE reads; did you mean vasp"):
+        read(tmp_path, text, "odd_name", file_format="vaspp")
+    with pytest.raises(ConfigError, match="species: is for LAMMPS files"):
+        read(tmp_path, text, "POSCAR", file_format="vasp", species=("O", "H"))
