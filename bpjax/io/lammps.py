@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ _Path = str | os.PathLike[str]
 DATA, DUMP = "lammps-data", "lammps-dump-text"
 """ASE's names of the formats."""
 
-_HEAD = 40
-"""Lines within which a data file says how many atoms it has."""
+_HEAD = 4096
+"""Bytes within which a data file says how many atoms it has."""
 
 _NEAR = 0.7
 """Largest difference in amu between the mass of a type and that of its element; isotopes of hydrogen need a map of types."""
@@ -33,7 +32,8 @@ def is_lammps_data(path: _Path) -> bool:
     Raises what `open` and the compressions do.
     """
     with open_with_compression(os.fspath(path), "rb") as file:
-        lines = [line.split(b"#")[0] for line in islice(file, _HEAD)]
+        head = file.read(_HEAD)  # not by lines: a binary file may be all one
+    lines = [line.split(b"#")[0] for line in head.split(b"\n")]
     return any(re.fullmatch(rb"\s*\d+\s+atoms\s*", line) for line in lines[1:])
 
 

@@ -192,6 +192,8 @@ def work(frames: Sequence, pairs: int = 400, per_atom: bool = False) -> Work:
     """
     rows: list[np.ndarray] = []
     for members in _kinds(frames).values():
+        if len(rows) > 4 * pairs:  # of very many kinds of structures these tell enough
+            break
         found = [
             _work_of_pair(a, b) for a, b in _near_frames(members, max(1, round(pairs * len(members) / len(frames))))
         ]
@@ -204,8 +206,6 @@ def work(frames: Sequence, pairs: int = 400, per_atom: bool = False) -> Work:
         if blind.any():
             table = _without_cells(table, blind)
         # What the sum leaves out grows with the second order, the difference of the works of both ends.
-        if len(rows) > 4 * pairs:  # of very many kinds of structures these tell enough
-            break
         rows += list(np.nan_to_num(table[:, :3]) / np.hypot(table[:, 10:], 1e-2 * len(members[0])))
     if len(rows) < _LEAST_PAIRS:
         return Work(pairs=len(rows))
@@ -220,7 +220,6 @@ def _fitted(difference: np.ndarray, of_forces: np.ndarray, of_stress: np.ndarray
     X = np.stack([of_forces, of_stress], axis=1)
     known = np.flatnonzero(np.abs(X).max(axis=0) > 0)
     kept = np.ones(len(X), bool)
-    factors = np.zeros(len(known))
     for _ in range(3):
         factors = np.linalg.lstsq(X[kept][:, known], difference[kept], rcond=None)[0]
         off = np.abs(difference - X[:, known] @ factors)

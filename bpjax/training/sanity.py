@@ -265,8 +265,8 @@ def _work(split: Split) -> list[Finding]:
     if found.pairs < 10:
         return []
     sizes = {len(atoms) for atoms in split.frames}
-    of_an_atom = work(split.frames, per_atom=True).forces
-    if not found.forces.fits and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
+    of_an_atom = None if found.forces.fits else work(split.frames, per_atom=True).forces
+    if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
         return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.95)]
