@@ -51,9 +51,7 @@ def species_of(numbers: np.ndarray, elements: Sequence[str], where: str = "struc
       UnknownSpeciesError: an atom's element is not among `elements`; names the structure, the first such atom and the elements.
     """
     numbers = np.asarray(numbers)
-    table = np.full(128, -1, dtype=np.int32)
-    table[atomic_numbers(elements)] = np.arange(len(elements), dtype=np.int32)
-    species = table[np.clip(numbers, 0, 127)]
+    species = species_table(elements)[np.clip(numbers, 0, 127)]
     if (species < 0).any():
         from ase.data import chemical_symbols
 
@@ -62,6 +60,13 @@ def species_of(numbers: np.ndarray, elements: Sequence[str], where: str = "struc
         name = chemical_symbols[int(numbers[atom])] if known else f"atomic number {numbers[atom]}"
         raise UnknownSpeciesError(f"{where}: atom {atom} is {name}, but the model knows only {', '.join(elements)}")
     return species
+
+
+def species_table(elements: Sequence[str]) -> np.ndarray:
+    """Species index for each atomic number, (128,); -1 for elements that are not among `elements`."""
+    table = np.full(128, -1, dtype=np.int32)
+    table[atomic_numbers(elements)] = np.arange(len(elements), dtype=np.int32)
+    return table
 
 
 def fit_offsets(counts: np.ndarray, energies: np.ndarray, isolated: np.ndarray | None = None) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 
 from bpjax import datasets
 from bpjax.errors import BpjaxError
-from bpjax.io.structures import group_of, read_structures, require_labels
+from bpjax.io.labels import group_of, require_labels
+from bpjax.io.structures import read_structures
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ Array = np.ndarray
 class Quantities(Protocol):
     """Energy in eV, forces in eV/A and stress in eV/A^3 of one structure, None where not known.
 
-    `bpjax.potential.evaluator.Evaluation` and `bpjax.io.structures.Labels` are such.
+    `bpjax.potential.evaluator.Evaluation` and `bpjax.io.labels.Labels` are such.
     """
 
     @property

@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bpjax import datasets
 from bpjax.analysis.eos import birch_murnaghan
 from bpjax.errors import BpjaxError
-from bpjax.io.structures import group_of, labels
+from bpjax.io.labels import group_of, labels
 from bpjax.training.options import DataOptions
 from bpjax.training.prepare import Split, Structures, prepare
 

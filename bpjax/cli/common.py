@@ -178,6 +178,9 @@ class KeyOptions(FileOptions):
     dipole_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the dipoles, where it is not dipole."""
 
+    weight_key: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the weights of the structures in training, where it is not weight; errors do not depend on them."""
+
     def keys(self) -> LabelKeys | None:
         """The names that are given, None without any."""
         from bpjax.io.label_keys import LabelKeys

@@ -74,7 +74,7 @@ def run(options: Options) -> None:
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
     from bpjax.io.label_keys import unused_labels
-    from bpjax.io.structures import is_isolated_atom, labels
+    from bpjax.io.labels import is_isolated_atom, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
@@ -83,13 +83,12 @@ def run(options: Options) -> None:
     reference = [labels(atoms, options.structures, number) for number, atoms in enumerate(frames)]
     unused = unused_labels(frames)
     if all(label.energy is None and label.forces is None and label.stress is None for label in reference):
-        there = f"; it has {', '.join(map(repr, unused))}, see --energy-key and the others" if unused else ""
-        raise StructureError(f"no structure has an energy, forces or stress to compare with{there}", options.structures)
-    for name, (label, count, lacking) in unused.items():
-        instead = f", and {lacking} of these have no {label.replace('virial', 'stress')}" if lacking else ""
-        say(
-            f"{options.structures}: {name!r} in {count} of {len(frames)} structures is not used{instead} (--{label}-key {name})"
+        there = (
+            f"; it has {', '.join(repr(one.name) for one in unused)}, see --energy-key and the others" if unused else ""
         )
+        raise StructureError(f"no structure has an energy, forces or stress to compare with{there}", options.structures)
+    for one in unused:
+        say(f"{options.structures}: {one.sentence(len(frames), f'--{one.key}-key {one.name}')}")
     watch = ranges_known(params)
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     predicted = evaluator.evaluate_many(frames, progress, options.structures)
@@ -120,7 +119,7 @@ def measure(
 ) -> dict[str, Any]:
     """`bpjax.analysis.errors.error_metrics` by all that is known about the structures."""
     from bpjax.analysis.errors import error_metrics
-    from bpjax.io.structures import group_of
+    from bpjax.io.labels import group_of
 
     return error_metrics(
         predicted,

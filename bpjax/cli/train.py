@@ -223,7 +223,7 @@ def measure_splits(folder: Path, result: Fit, structures: Structures) -> dict[st
     from bpjax.analysis.error_plots import plot_errors
     from bpjax.analysis.plots import plot_learning_curve, plot_parity
     from bpjax.cli.evaluate import measure
-    from bpjax.io.structures import group_of, labels
+    from bpjax.io.labels import group_of, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 

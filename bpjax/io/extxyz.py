@@ -23,6 +23,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from bpjax.errors import FormatError, StructureError
 from bpjax.io import xyz_dialects
+from bpjax.io.label_keys import A_COLUMN, NAMES
 
 # Results whose first axis is atoms; anything else might only by chance have as many entries as there are atoms.
 _PER_ATOM = ("forces", "energies", "stresses", "charges", "magmoms")
@@ -209,7 +210,7 @@ def _frames(
             head = file.readline()
 
 
-_OF_STRUCTURE = {"energy", "free_energy", "stress", "virial"}
+_OF_STRUCTURE = {*NAMES["energy"], *NAMES["stress"]}
 _QUOTED = re.compile(rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'|\{[^}]*\}")
 _KEY = re.compile(rb"([^\s=\"']+)\s*=")
 
@@ -224,8 +225,7 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
         twice = next(key for n, key in enumerate(keys) if key in keys[:n])
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
     if b"Properties=" in comment and (columns := _OF_STRUCTURE & set(_columns(comment)[::3])):
-        message = "is a column, with a row for each atom; that of the structure stands in the comment line"
-        raise FormatError(path, f"{min(columns)!r} {message}", line)
+        raise FormatError(path, f"{min(columns)!r} {A_COLUMN}", line)
     if not comment.isascii():
         text = comment.decode(errors="replace")
         wrong = next((word for word in text.split() if any(c.isdigit() and not c.isascii() for c in word)), None)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ase
@@ -23,6 +24,9 @@ NAMES = {
     "stress": ("stress", "virial"),
 }
 """Labels, and the names under which they are looked for unless others are given, the first one first."""
+
+A_COLUMN = "is a column, with a row for each atom; that of the structure stands in the comment line"
+"""What is wrong with a label of the structure among the columns."""
 
 _LIKE = {"energy": "energ", "forces": "force", "stress": "stress|virial"}
 # Of each atom, of ours, and what says how far a label can be trusted.
@@ -91,7 +95,7 @@ def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: in
     everything = _everything(atoms)
     value = everything.get(name)
     results = results_of(atoms)
-    target = "stress" if label == "virial" else label
+    target = _target(label)
     for other in {name, *NAMES.get(target, (target,))}:
         results.pop(other, None)
         atoms.info.pop(other, None)
@@ -106,7 +110,7 @@ def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: in
         if label == "weight":
             atoms.info["weight"] = value.item() if value.size == 1 else value
         else:
-            results[label if label != "virial" else "stress"] = value
+            results[target] = value
     atoms.calc = None
     if results:
         atoms.calc = SinglePointCalculator(atoms)
@@ -114,27 +118,66 @@ def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: in
     return value is not None
 
 
-def unused_labels(frames: Iterable[ase.Atoms]) -> dict[str, tuple[str, int, int]]:
-    """Names that look like labels and are not used: its key, how many structures have it, how many of these lack that label."""
-    found: dict[str, tuple[str, int, int]] = {}
+@dataclass
+class Unused:
+    """A name that looks like a label and is not used.
+
+    Attributes:
+      name: as it stands in the file.
+      key: the field of `LabelKeys` that would take it.
+      count: structures that have it.
+      lacking: those of them without this label under another name.
+    """
+
+    name: str
+    key: str
+    count: int = 0
+    lacking: int = 0
+
+    def sentence(self, total: int, remedy: str) -> str:
+        """A remark for the user, of `total` structures, with the option that takes the name."""
+        label = _target(self.key)
+        instead = f", and {self.lacking} of these have no {label}" if self.lacking else ""
+        return f"{self.name!r} in {self.count} of {total} structures is not used{instead} ({remedy})"
+
+
+def unused_labels(frames: Iterable[ase.Atoms]) -> list[Unused]:
+    """Names that look like labels and are not used, in the order in which they are found."""
+    found: dict[str, Unused] = {}
     for atoms in frames:
         there = _everything(atoms)
         used = {label: next((name for name in names if name in there), None) for label, names in NAMES.items()}
         for name in there:
-            if name in used.values() or _NO_LABELS.search(name):
+            key = _looks_like(name)
+            if key is None or name in used.values():
                 continue
-            for label, pattern in _LIKE.items():
-                if re.search(pattern, name, re.IGNORECASE) and name not in NAMES[label]:
-                    key = "virial" if "virial" in name.lower() else label
-                    _, count, lacking = found.get(name, (key, 0, 0))
-                    found[name] = key, count + 1, lacking + (used[label] is None)
-    return found
+            one = found.setdefault(name, Unused(name, key))
+            one.count += 1
+            one.lacking += used[_target(key)] is None
+    return list(found.values())
+
+
+@lru_cache(1000)
+def _looks_like(name: str) -> str | None:
+    """The field of `LabelKeys` that a name, other than those of ASE, looks like."""
+    if _NO_LABELS.search(name):
+        return None
+    for label, pattern in _LIKE.items():
+        if re.search(pattern, name, re.IGNORECASE):
+            return None if name in NAMES[label] else ("virial" if "virial" in name.lower() else label)
+    return None
+
+
+def _target(key: str) -> str:
+    """The label that a field of `LabelKeys` names: a virial is another form of the stress."""
+    return "stress" if key == "virial" else key
 
 
 def two_energies(atoms: ase.Atoms) -> tuple[float, float] | None:
     """`energy` and `free_energy` in eV, where a structure has both and only the first is used."""
-    there = _everything(atoms)
-    both = [np.asarray(there[name]) for name in NAMES["energy"] if name in there]
+    results = results_of(atoms)
+    found = [results.get(name, atoms.info.get(name)) for name in NAMES["energy"]]
+    both = [np.asarray(value) for value in found if value is not None]
     if len(both) < 2 or any(value.size != 1 or value.dtype.kind not in "iuf" for value in both):
         return None
     return float(both[0].item()), float(both[1].item())
@@ -148,6 +191,12 @@ def _everything(atoms: ase.Atoms) -> dict[str, Any]:
 def results_of(atoms: ase.Atoms) -> dict[str, Any]:
     """Results that came with a structure and hold for its present positions."""
     calc = atoms.calc
-    if calc is None or (isinstance(calc, SinglePointCalculator) and calc.check_state(atoms)):
+    if calc is None or (isinstance(calc, SinglePointCalculator) and not _same(calc.atoms, atoms)):
         return {}
     return {name: value for name, value in calc.results.items() if value is not None}
+
+
+def _same(one: ase.Atoms, other: ase.Atoms) -> bool:
+    """Whether structures are equal to the last bit; much faster than ASE's comparison, which would be half of reading."""
+    a, b = ((x.numbers, x.positions, x.cell.array, x.pbc) for x in (one, other))
+    return all(mine.tobytes() == theirs.tobytes() for mine, theirs in zip(a, b, strict=True))

@@ -35,7 +35,8 @@ from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
 from bpjax.io.extxyz import excerpt
 from bpjax.io.label_keys import results_of, unused_labels
-from bpjax.io.structures import check_structure, frame_selection, labels
+from bpjax.io.labels import labels
+from bpjax.io.structures import check_structure, frame_selection
 from bpjax.units import unit_system
 
 _Path = str | os.PathLike[str]
@@ -316,7 +317,7 @@ def write_runner(
         found = labels(atoms)
         if missing_forces == "refuse" and found.energy is not None and found.forces is None and len(atoms) > 1:
             message = "missing beside an energy; the zeros that would be written are labels to n2p2 and RuNNer"
-            names = ", ".join(name for name, (label, *_) in unused_labels([atoms]).items() if label == "forces")
+            names = ", ".join(one.name for one in unused_labels([atoms]) if one.key == "forces")
             raise StructureError(message + (f" (is it {names}?)" if names else ""), frame=frame, field="forces")
         for remark in _losses(atoms):
             lost.setdefault(remark, []).append(frame)

@@ -1,15 +1,17 @@
-"""Structures and their labels, read by ASE or `bpjax.io.runner` and checked before anything is computed with them."""
+"""Structures, read by ASE or `bpjax.io.runner` and checked before anything is computed with them."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
+import gc
 import io
-import itertools
 import lzma
+import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,15 @@ import ase
 import ase.io.formats
 import numpy as np
 import vesin
-from ase.geometry import complete_cell, minkowski_reduce
+from ase.geometry import complete_cell
 from ase.io.formats import filetype, iread, open_with_compression
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from bpjax.errors import ConfigError, FormatError, StructureError
 from bpjax.io.atomic import write_text
 from bpjax.io.database import DATABASES, read_database
 from bpjax.io.extxyz import check_extxyz, format_frame
-from bpjax.io.label_keys import NAMES, LabelKeys, results_of, take_labels
+from bpjax.io.label_keys import LabelKeys, take_labels
+from bpjax.io.labels import labels
 from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
 from bpjax.io.xyz_dialects import rewritten
@@ -42,24 +44,25 @@ _RUNNER = "runnerdata"  # ASE's name; its own reader, which takes all such files
 _NPZ = "npz"
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """What a calculation says about one structure; None for what is not known.
-
-    Args:
-      energy: total energy in eV.
-      forces: (atoms, 3) in eV/Å.
-      stress: (3, 3) in eV/Å^3, dE/d strain / V, positive in tension (the sign of ASE).
-    """
-
-    energy: float | None = None
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
-
-
 # --------------------------------------------------------------------------------------------- reading
 
 
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """Holds back the search for cyclic garbage, for what makes many objects that stay: it would go through all of them, often.
+
+    A context, or a decorator.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@no_collections()
 def read_structures(
     path: _Path,
     index: str | int | slice = ":",
@@ -234,9 +237,13 @@ def check_structure(atoms: ase.Atoms, path: _Path | None = None, frame: int | No
     quantities = {"positions": atoms.positions, "cell": atoms.cell.array, "momenta": atoms.arrays.get("momenta")}
     found = labels(atoms, path, frame)
     quantities |= {"energy": found.energy, "forces": found.forces, "stress": found.stress}
-    for field, value in quantities.items():
-        if value is not None and not np.all(np.isfinite(value)):
-            raise StructureError(f"holds {_first_bad(np.asarray(value))}", path, frame, field)
+    known = {field: np.asarray(value) for field, value in quantities.items() if value is not None}
+    # One sum tells of all numbers, nearly always: it is not finite where one of them is not.
+    with np.errstate(over="ignore", invalid="ignore"):
+        all_finite = math.isfinite(sum(float(value.sum()) for value in known.values()))
+    for field, value in () if all_finite else known.items():
+        if not np.isfinite(value).all():
+            raise StructureError(f"holds {_first_bad(value)}", path, frame, field)
     if found.forces is not None and found.forces.shape != atoms.positions.shape:
         raise StructureError(f"has shape {found.forces.shape}, not {atoms.positions.shape}", path, frame, "forces")
     if np.any(atoms.numbers < 1):
@@ -255,17 +262,17 @@ def _first_bad(value: np.ndarray) -> str:
 def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
     """Periodic cell vectors must span a volume (or, for fewer than three, an area or a length)."""
     vectors = atoms.cell.array[atoms.pbc]
+    if len(vectors) == 0:
+        return
     with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(vectors, axis=1)
-    if np.any(lengths > LARGEST):
+        lengths = np.sqrt((vectors * vectors).sum(axis=1))
+    if lengths.max() > LARGEST:
         axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmax(lengths)])]
         message = f"is periodic along {axis} with {lengths.max():.3g} A, which is more than {LARGEST:g} A"
         raise StructureError(message, path, frame, "cell")
-    if np.any(lengths < CLOSEST):
+    if lengths.min() < CLOSEST:
         axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmin(lengths)])]
         raise StructureError(f"is periodic along {axis}, but this vector has no length", path, frame, "cell")
-    if len(vectors) == 0:
-        return
     unit = vectors / lengths[:, None]
     # Squared volume of the unit vectors; cells that mean something, however skewed, are far above this.
     if np.linalg.det(unit @ unit.T) < 1e-12:
@@ -273,17 +280,15 @@ def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None
 
 
 def _check_distances(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
-    # The search radius sets the size of its bins: with 0.1 A there would be far more bins than atoms, and 1 A or more
-    # is hundreds of times faster.
-    search = vesin.NeighborList(cutoff=2.0, full_list=False)
     # Vectors along which nothing repeats may be anything, dependent on the others too.
-    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-    with np.errstate(over="ignore", invalid="ignore"):
-        extent = np.ptp(atoms.positions @ cell[~atoms.pbc].T, axis=0).max(initial=0.0)
-    if not extent <= LARGEST:
-        message = f"atoms are {extent:.3g} A apart where nothing repeats, which is more than {LARGEST:g} A"
-        raise StructureError(message, path, frame, "positions")
-    i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
+    cell = full_cell(atoms)
+    if not atoms.pbc.all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            extent = np.ptp(atoms.positions @ cell[~atoms.pbc].T, axis=0).max(initial=0.0)
+        if not extent <= LARGEST:
+            message = f"atoms are {extent:.3g} A apart where nothing repeats, which is more than {LARGEST:g} A"
+            raise StructureError(message, path, frame, "positions")
+    i, j, r_ij = _close_pairs(atoms, cell)
     if len(i) and r_ij.min() < CLOSEST:
         nearest = int(np.argmin(r_ij))
         raise StructureError(
@@ -294,159 +299,38 @@ def _check_distances(atoms: ase.Atoms, path: _Path | None, frame: int | None) ->
         )
 
 
-# ---------------------------------------------------------------------------------------------- labels
+SMALL = 64
+"""Atoms up to which all pairs are looked at: the search for neighbours takes longer to begin."""
 
 
-def labels(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> Labels:
-    """Energy, forces and stress that came with a structure.
-
-    Looked up in the results of the calculator (where ASE puts what a file says), then in `atoms.info` and
-    `atoms.arrays`, under ASE's names: ``energy`` (or ``free_energy``), ``forces``, ``stress`` (or ``virial`` in eV,
-    which is -V times the stress). Nothing is calculated. Results for other positions than the present ones are void.
-    For other names see `bpjax.io.label_keys`.
-
-    Args:
-      atoms: the structure.
-      path: the file, for messages.
-      frame: 0-based number of the structure, for messages.
-
-    Raises:
-      StructureError: a label that is no number or has a wrong shape, one of the structure that stands in a column, or a
-        stress and a virial that contradict each other.
-    """
-    results = results_of(atoms)
-    known = {**atoms.info, **atoms.arrays, **results}
-    for name in (*NAMES["energy"], *NAMES["stress"]):
-        if name in atoms.arrays and results.get(name) is None:
-            message = "is a column, with a row for each atom; that of the structure stands in the comment line"
-            raise StructureError(message, path, frame, name)
-    energy = _first(known, NAMES["energy"], path, frame)
-    forces = _first(known, NAMES["forces"], path, frame)
-    stress = _first(known, ("stress",), path, frame)
-    virial = _first(known, ("virial",), path, frame)
-    if energy is not None and energy.size != 1:
-        raise StructureError(f"must be one number, not {energy.size}", path, frame, "energy")
-    if stress is not None:
-        stress = _tensor(stress, "stress", path, frame)
-    if virial is not None and atoms.cell.rank == 3:
-        other = -_tensor(virial, "virial", path, frame) / atoms.get_volume()
-        stress = other if stress is None else _agreed(stress, other, path, frame)
-    return Labels(None if energy is None else float(energy.item()), forces, stress)
+def _close_pairs(atoms: ase.Atoms, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs i, j and their distances, among them all that are closer than `CLOSEST`."""
+    inverse = np.linalg.inv(cell)
+    # The distance of the planes of a cell: where it is more than twice `CLOSEST`, rounding gives the image that is close, if any
+    # is, and no atom is close to its own.
+    if len(atoms) <= SMALL and ((inverse * inverse).sum(axis=0)[atoms.pbc] < (0.4 / CLOSEST) ** 2).all():
+        i, j = _all_pairs(len(atoms))
+        with np.errstate(over="ignore", invalid="ignore"):  # of positions beyond all sense, which are close to nothing
+            x = (atoms.positions[j] - atoms.positions[i]) @ inverse
+            x -= np.where(atoms.pbc, np.round(x), 0.0)
+            return i, j, np.sqrt(((x @ cell) ** 2).sum(axis=1))
+    # The search radius sets the size of its bins: with 0.1 A there would be far more bins than atoms, and 1 A or more
+    # is hundreds of times faster.
+    search = vesin.NeighborList(cutoff=2.0, full_list=False)
+    i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
+    return i, j, r_ij
 
 
-def _first(known: dict[str, Any], names: Sequence[str], path: _Path | None, frame: int | None) -> np.ndarray | None:
-    """The first of several quantities that is there, in float64."""
-    for name in names:
-        if known.get(name) is not None:
-            value = np.asarray(known[name])
-            if value.dtype.kind not in "iuf":
-                raise StructureError(f"is not numeric: {str(known[name])[:40]!r}", path, frame, name)
-            return value.astype(np.float64)
-    return None
+@functools.lru_cache(SMALL)
+def _all_pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(count, 1)
 
 
-def _tensor(value: np.ndarray, field: str, path: _Path | None, frame: int | None) -> np.ndarray:
-    """A 3 x 3 tensor from 6 (Voigt order xx yy zz yz xz xy) or 9 entries."""
-    if value.shape == (6,):
-        return voigt_6_to_full_3x3_stress(value)
-    if value.size == 9:
-        return value.reshape(3, 3)
-    raise StructureError(f"must have 6 or 9 entries, not {value.size}", path, frame, field)
-
-
-def _agreed(stress: np.ndarray, other: np.ndarray, path: _Path | None, frame: int | None) -> np.ndarray:
-    """The stress, after a check that the virial says the same, to the digits that files have."""
-    if np.isfinite(stress).all() and not np.allclose(stress, other, rtol=1e-2, atol=1e-2 * np.abs(stress).max() + 1e-5):
-        place = np.unravel_index(np.argmax(np.abs(stress - other)), (3, 3))
-        axes = "".join("xyz"[n] for n in place)
-        message = f"is {stress[place]:.4g} eV/A^3 along {axes}, but the virial makes {other[place]:.4g} (-virial / V)"
-        raise StructureError(f"{message}; name the one that is right, by the keys of the labels", path, frame, "stress")
-    return stress
-
-
-def group_of(atoms: ase.Atoms) -> str:
-    """Kind of structure, for weights and statistics: ``config_type`` or ``group`` of the file, else ``default``."""
-    for name in ("config_type", "group"):
-        if name in atoms.info:
-            return str(atoms.info[name])
-    return "default"
-
-
-ALONE = 10.0
-"""Smallest distance in A to its own images at which a single atom is taken for isolated: no crystal of one atom is so wide."""
-
-
-def is_isolated_atom(atoms: ase.Atoms) -> bool:
-    """Whether a structure is a single atom without neighbours: not periodic, in a wide box, or called so by its group."""
-    if len(atoms) != 1:
-        return False
-    if not atoms.pbc.any() or group_of(atoms).lower().replace("_", "").startswith("isolated"):
-        return True
-    vectors = atoms.cell.array[atoms.pbc]
-    near = np.array(list(itertools.product((-1, 0, 1), repeat=len(vectors))))
-    lengths = np.linalg.norm(
-        near[np.any(near != 0, axis=1)] @ np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])[atoms.pbc], axis=1
-    )
-    return bool(lengths.min() >= ALONE)
-
-
-def weights_of(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> tuple[float, np.ndarray]:
-    """Weight of a structure, `info["weight"]`, and of the force on each of its atoms, `arrays["forces_weight"]`; 1 if not given.
-
-    Raises:
-      StructureError: a weight that is negative or not finite, or not one number for the structure and one for each atom.
-    """
-    given = atoms.info.get("weight", 1.0), atoms.arrays.get("forces_weight", np.ones(len(atoms)))
-    for name, value, shape in zip(("weight", "forces_weight"), given, ((), (len(atoms),)), strict=True):
-        value = np.asarray(value)
-        if value.shape != shape or value.dtype.kind not in "fiu":
-            message = "must be one number" if not shape else f"must be a number for each of {len(atoms)} atoms"
-            raise StructureError(f"{value.dtype} {value.shape}: {message}", path, frame, name)
-        if not (np.isfinite(value).all() and (value >= 0).all()):
-            raise StructureError(f"{value.min()}: must be finite and at least 0", path, frame, name)
-    return float(given[0]), np.asarray(given[1], np.float64)
-
-
-def require_labels(
-    frames: Iterable[ase.Atoms],
-    path: _Path | None,
-    energy: bool = True,
-    forces: bool = True,
-    stress: bool = False,
-    without_forces: Callable[[ase.Atoms], bool] = lambda atoms: False,
-) -> list[Labels]:
-    """Labels of all structures, after a check that none of those asked for is missing.
-
-    Args:
-      frames: the structures.
-      path: the file, for messages.
-      energy: whether every structure must have an energy.
-      forces: whether every structure must have forces.
-      stress: whether every periodic structure must have a stress.
-      without_forces: which structures need none, such as isolated atoms.
-
-    Raises:
-      StructureError: naming the file, the first frame that lacks something, and what it lacks.
-    """
-    found = []
-    for frame, atoms in enumerate(frames):
-        label = labels(atoms, path, frame)
-        wanted = {
-            "energy": energy,
-            "forces": forces and not without_forces(atoms),
-            "stress": stress and bool(atoms.pbc.all()),
-        }
-        for field, needed in wanted.items():
-            if needed and getattr(label, field) is None:
-                raise StructureError(f"missing; the file has {_available(atoms)}", path, frame, field)
-        found.append(label)
-    return found
-
-
-def _available(atoms: ase.Atoms) -> str:
-    """Names of everything that came with a structure, to spot a label under another name."""
-    results = {} if atoms.calc is None else atoms.calc.results
-    return ", ".join(sorted({*atoms.info, *atoms.arrays, *results} - {"numbers"}))
+def full_cell(atoms: ase.Atoms) -> np.ndarray:
+    """Cell vectors (3, 3) of which those along which nothing repeats are unit vectors, normal to the others."""
+    if atoms.pbc.all():
+        return atoms.cell.array
+    return complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
 
 
 # --------------------------------------------------------------------------------------------- writing

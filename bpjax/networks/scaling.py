@@ -58,6 +58,12 @@ def scaled(scaling: dict, G: Float[Array, "*batch D"]) -> Float[Array, "*batch D
     return (G - scaling["mean"]) * scaling["scale"]
 
 
+def scaled_on_host(scaling: dict, G: np.ndarray) -> np.ndarray:
+    """As `scaled`, of many atoms (A, D), in float64 on the host."""
+    mean, scale = (np.asarray(scaling[name], np.float64) for name in ("mean", "scale"))
+    return (np.asarray(G, np.float64) - mean) * scale
+
+
 def outside(scaling: dict, G: Float[Array, " D"]) -> Bool[Array, " D"]:
     """Which features of an atom lie outside the range that its element's features had in training.
 

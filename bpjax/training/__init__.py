@@ -12,8 +12,8 @@ from bpjax.training.optimizers import OptimizerOptions as OptimizerOptions
 from bpjax.training.options import DataOptions as DataOptions
 from bpjax.training.options import TrainingOptions as TrainingOptions
 from bpjax.training.prepare import prepare as prepare
-from bpjax.training.sanity import SanityReport as SanityReport
 from bpjax.training.sanity import sanity as sanity
+from bpjax.training.sanity_report import SanityReport as SanityReport
 from bpjax.training.sweep import SweepResult as SweepResult
 from bpjax.training.sweep import sweep as sweep
 from bpjax.training.sweep_options import SweepOptions as SweepOptions

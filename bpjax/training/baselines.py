@@ -24,7 +24,7 @@ from bpjax.elements import fit_offsets, species_of
 from bpjax.errors import ConfigError
 from bpjax.networks.elemental import MLP, PerElement, options_of
 from bpjax.networks.kernel import EnvironmentKernel, GaussianKernel, PolynomialKernel, SparseGP
-from bpjax.networks.scaling import fit_scaling
+from bpjax.networks.scaling import fit_scaling, scaled_on_host
 from bpjax.potential.describe import check_dtype, describe
 from bpjax.potential.energy import Params, Potential, init
 from bpjax.progress import ProgressFn, silent
@@ -80,7 +80,7 @@ def fit_ridge(
 
     Args:
       descriptor: of the elements of the structures.
-      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure,
+      frames: labelled structures; see `bpjax.io.labels.labels`. `info["weight"]` weighs a structure,
         `arrays["forces_weight"]` the force on each atom.
       loss: widths of energies, forces and stresses, as in the training of networks.
       regularization: lambda; of several the one with the smallest loss of the validation structures is taken.
@@ -146,7 +146,7 @@ class SparseGPFit(Baseline):
             missing, projected = 0.0, np.zeros(next(iter(self.posterior.values())).shape[1])
             for index, element in enumerate(self.model.elements):
                 kernel = options_of(self.model.network, index).kernel  # pyright: ignore[reportAttributeAccessIssue]
-                x = _scaled(self.params["scaling"][element], G[species == index])
+                x = scaled_on_host(self.params["scaling"][element], G[species == index])
                 k = kernel(x, np.asarray(self.params["networks"][element]["points"], np.float64)).sum(axis=0)
                 explained = scipy.linalg.solve_triangular(self.prior[element], k, lower=True)
                 missing += max(kernel(x, x).sum() - explained @ explained, 0.0)
@@ -177,7 +177,7 @@ def fit_sparse_gp(
 
     Args:
       descriptor: of the elements of the structures; a power spectrum (SOAP) with the default kernel is GAP.
-      frames: labelled structures; see `bpjax.io.structures.labels`. `info["weight"]` weighs a structure,
+      frames: labelled structures; see `bpjax.io.labels.labels`. `info["weight"]` weighs a structure,
         `arrays["forces_weight"]` the force on each atom.
       points: sparse points of each element, at most; fewer where more would explain nothing.
       kernel: between environments.
@@ -209,7 +209,7 @@ def fit_sparse_gp(
         scaling = {element: _common_factor(own) for element, own in scaling.items()}
     chosen = {}
     for index, element in enumerate(descriptor.elements):
-        x = _scaled(scaling[element], features[data.species == index])
+        x = scaled_on_host(scaling[element], features[data.species == index])
         chosen[element] = x[sparse_points(kernel, x, points)]
     networks = tuple(SparseGP(len(chosen[element]), kernel) for element in descriptor.elements)
     model = Potential(descriptor, networks[0] if len(set(networks)) == 1 else PerElement(networks), offsets)
@@ -315,12 +315,6 @@ def _common_factor(scaling: dict) -> dict:
     """Scaling by one number for all features, without a shift: it leaves the directions of the features as they are."""
     scale = scaling["scale"]
     return {**scaling, "mean": jnp.zeros_like(scale), "scale": jnp.full_like(scale, jnp.median(scale))}
-
-
-def _scaled(scaling: dict, G: np.ndarray) -> np.ndarray:
-    """As `bpjax.networks.scaling.scaled`, of many atoms (A, D), in float64 on the host."""
-    mean, scale = (np.asarray(scaling[name], np.float64) for name in ("mean", "scale"))
-    return (np.asarray(G, np.float64) - mean) * scale
 
 
 def _with_parameters(model: Potential, params: Params, theta: np.ndarray) -> Params:

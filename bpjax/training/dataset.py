@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
-from bpjax.io.structures import group_of, labels, weights_of
+from bpjax.io.labels import group_of, labels, weights_of
 from bpjax.neighbors import pair_list, slots_in_rows
 from bpjax.training import batches as batches_of_like_size
 
@@ -150,7 +150,7 @@ def build_dataset(
     """Reads labels and neighbours of structures.
 
     Args:
-      frames: `ase.Atoms` with labels, see `bpjax.io.structures.labels`.
+      frames: `ase.Atoms` with labels, see `bpjax.io.labels.labels`.
       elements: the model's elements.
       cutoff: the model's cutoff in A.
       weights: weight in the loss by group; `"default"` for groups not named, else 1. A frame's own `info["weight"]` multiplies;

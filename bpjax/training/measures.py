@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import vesin
-from ase.geometry import complete_cell
 
-from bpjax.elements import atomic_numbers, covalent_radii, species_of
-from bpjax.io.structures import labels
+from bpjax.elements import atomic_numbers, covalent_radii, species_table
+from bpjax.io.labels import labels
+from bpjax.io.structures import full_cell
 
 # Near atoms are those within 6 A, or so many times the sum of the two largest covalent radii.
 _NEAR, _REACH = 6.0, 1.8
@@ -60,7 +60,11 @@ def measure(frames: Sequence, elements: tuple[str, ...]) -> Measures:
     """Measures structures whose elements are among `elements`."""
     radii = covalent_radii(elements)
     reach = max(_NEAR, _REACH * 2 * float(radii.max()))
-    rows = [{**_of_labels(atoms), **_of_pairs(atoms, elements, radii, reach)} for atoms in frames]
+    table = species_table(elements)
+    search = vesin.NeighborList(
+        cutoff=reach, full_list=False, n_threads=1
+    )  # to start others takes longer than the search
+    rows = [{**_of_labels(atoms), **_of_pairs(atoms, search, table, radii)} for atoms in frames]
     return Measures(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
@@ -73,30 +77,30 @@ def _of_labels(atoms) -> dict[str, float]:
         found |= {"forces": square, "largest": float(np.linalg.norm(F, axis=1).max()), "net": net}
         if square > 0:
             found["net_share"] = net / square**0.5
+        if square > 0 and not atoms.pbc.any():
             R = atoms.positions - atoms.positions.mean(axis=0)
-            torques = np.cross(R, F)
             lever = float(((R**2).sum(axis=1) * (F**2).sum(axis=1)).sum())
-            if not atoms.pbc.any() and lever > 0:
-                found["torque_share"] = float(np.linalg.norm(torques.sum(axis=0))) / lever**0.5
+            if lever > 0:
+                found["torque_share"] = float(np.linalg.norm(np.cross(R, F).sum(axis=0))) / lever**0.5
     stress = nan if label.stress is None else float(np.abs(label.stress).max())
     return {"energy": nan if label.energy is None else label.energy, "stress": stress, **found}
 
 
-def _of_pairs(atoms, elements: tuple[str, ...], radii: np.ndarray, reach: float) -> dict[str, np.ndarray | float]:
-    species = species_of(atoms.numbers, elements)
-    S = len(elements)
-    search = vesin.NeighborList(cutoff=reach, full_list=False)
-    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-    i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
-    low, high = np.minimum(species[i], species[j]), np.maximum(species[i], species[j])
-    kind = (low * S + high).astype(np.int64)
+def _of_pairs(atoms, search, table: np.ndarray, radii: np.ndarray) -> dict[str, np.ndarray | float]:
+    species, S = table[atoms.numbers], len(radii)
+    i, j, r_ij = search.compute(atoms.positions, full_cell(atoms), atoms.pbc, "ijd")
+    one, other = species[i], species[j]
+    kind = np.minimum(one, other) * S + np.maximum(one, other)
     closest = np.full(S * S, np.inf)
     np.minimum.at(closest, kind, r_ij)
     closest = np.minimum(closest.reshape(S, S), closest.reshape(S, S).T)
     # Smooth to zero at the reach, so that rounding never moves a pair in or out.
-    x = r_ij / reach
+    x = r_ij / search.cutoff
     w = (1 - x**2) ** 3
-    sums = [np.bincount(kind, weights=w * x**p, minlength=S * S) for p in range(_POWERS)]
+    sums = []
+    for _ in range(_POWERS):
+        sums.append(np.bincount(kind, weights=w, minlength=S * S))
+        w = w * x
     size = np.full(S, atoms.get_volume() if atoms.pbc.all() else 0.0)
     if not atoms.pbc.any():  # tells apart what is beyond the reach, such as two molecules
         size = np.bincount(
@@ -259,7 +263,7 @@ def _work_of_pair(a, b) -> np.ndarray | None:
     assert one.energy is not None and two.energy is not None and one.forces is not None and two.forces is not None
     forces, strain, of_stress, middle, second = two.forces, np.zeros((3, 3)), 0.0, 0.0, 0.0
     if a.pbc.any():
-        cells = [complete_cell(np.where(x.pbc[:, None], x.cell.array, 0.0)) for x in (a, b)]
+        cells = [full_cell(x) for x in (a, b)]
         scaled = [np.linalg.solve(cell.T, x.positions.T).T for cell, x in zip(cells, (a, b), strict=True)]
         cell = 0.5 * (cells[0] + cells[1])
         shift = scaled[1] - scaled[0]

@@ -12,11 +12,14 @@ from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
 from bpjax.io.label_keys import LabelKeys
-from bpjax.io.structures import group_of, is_isolated_atom, labels, read_structures, require_labels, weights_of
+from bpjax.io.labels import group_of, is_isolated_atom, labels, require_labels, weights_of
+from bpjax.io.structures import no_collections, read_structures
 from bpjax.spec import from_spec, from_toml, registered
 from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
-from bpjax.training.sanity import SanityReport, composition_energies, outliers, sanity
+from bpjax.training.outliers import composition_energies, outliers
+from bpjax.training.sanity import sanity
+from bpjax.training.sanity_report import SanityReport
 from bpjax.training.splits import Split, set_aside
 
 # In eV: of one atom by two calculations, and more than what binds an atom in any solid (9 in tungsten).
@@ -113,6 +116,7 @@ def read_split(
     return Split(tuple(frames), tuple(sources)), tuple(dropped)
 
 
+@no_collections()
 def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | None = None) -> Structures:
     """Reads, checks and splits the data of a run.
 
@@ -218,13 +222,15 @@ def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict
 
 def _check_cohesion(train: Split, isolated: dict[str, float], options: DataOptions) -> None:
     """Atoms in the structures must be about as deep as the isolated ones: no bond is worth more than some eV."""
+    if not isolated or options.contradictions == "keep":
+        return
     energies = [(labels(atoms).energy, atoms.get_chemical_symbols()) for atoms in train.frames]
     bound = [
         (energy - sum(isolated[s] for s in symbols)) / len(symbols)
         for energy, symbols in energies
         if energy is not None and set(symbols) <= set(isolated)
     ]
-    if not bound or options.contradictions == "keep" or abs(np.median(bound)) <= _DEEPEST:
+    if not bound or abs(np.median(bound)) <= _DEEPEST:
         return
     known = ", ".join(f"{element} {energy:.6g}" for element, energy in isolated.items())
     raise ConfigError(

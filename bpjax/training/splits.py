@@ -7,7 +7,7 @@ import numpy as np
 
 from bpjax.elements import fit_offsets
 from bpjax.errors import ConfigError
-from bpjax.io.structures import group_of, labels
+from bpjax.io.labels import group_of, labels
 
 SPLITS = {
     "stratified": "each group gives its share",

@@ -8,7 +8,8 @@ from bpjax import datasets
 from bpjax.analysis.eos import EquationOfState, at_volume, birch_murnaghan, energy_volume
 from bpjax.analysis.silicon import volume_series
 from bpjax.errors import BpjaxError
-from bpjax.io.structures import labels, read_structures
+from bpjax.io.labels import labels
+from bpjax.io.structures import read_structures
 from bpjax.potential.evaluator import Evaluator
 from bpjax.units import GPA
 from tests.small_model import MODEL, small_params

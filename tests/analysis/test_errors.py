@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpjax.analysis.errors import FORCE_EDGES, calibration, error_metrics, force_size_errors, worst_errors
-from bpjax.io.structures import Labels
+from bpjax.io.labels import Labels
 
 
 def test_numbers_by_hand():

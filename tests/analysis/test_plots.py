@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from bpjax.analysis import plots
 from bpjax.analysis.error_plots import plot_errors
-from bpjax.io.structures import Labels
+from bpjax.io.labels import Labels
 from tests.tiers import exhaustive
 
 V = np.linspace(16, 24, 9)

@@ -3,7 +3,7 @@ import pytest
 
 from bpjax.analysis.errors import error_metrics
 from bpjax.analysis.report import cost_table, detail_tables, force_size_table, markdown
-from bpjax.io.structures import Labels
+from bpjax.io.labels import Labels
 
 
 def metrics(symbols, **more):

@@ -11,7 +11,8 @@ from bpjax.analysis.silicon import (
     read_silicon,
     volume_series,
 )
-from bpjax.io.structures import labels, read_structures
+from bpjax.io.labels import labels
+from bpjax.io.structures import read_structures
 from bpjax.units import GPA
 
 FRAMES = read_structures(datasets.path("silicon") / "silicon_train.extxyz")

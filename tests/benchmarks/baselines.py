@@ -19,7 +19,7 @@ import ase.io
 import bpjax as bp
 from bpjax import datasets
 from bpjax.analysis.errors import error_metrics
-from bpjax.io.structures import labels
+from bpjax.io.labels import labels
 from bpjax.potential.evaluator import Evaluator
 from bpjax.training import DataOptions, OptimizerOptions, TrainingOptions, fit, prepare
 from bpjax.training.baselines import fit_ridge, fit_sparse_gp

@@ -29,7 +29,7 @@ import numpy as np
 
 from bpjax.analysis.errors import error_metrics
 from bpjax.descriptors import SOAP, DefaultACSF
-from bpjax.io.structures import group_of, labels
+from bpjax.io.labels import group_of, labels
 from bpjax.potential.energy import Params, Potential
 from bpjax.potential.evaluator import Evaluator
 from bpjax.progress import progress

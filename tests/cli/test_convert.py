@@ -21,8 +21,9 @@ from bpjax.cli import common, convert
 from bpjax.cli.main import main
 from bpjax.errors import ConfigError
 from bpjax.interop.n2p2 import read_folder, read_potential, write_potential
+from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner, write_runner
-from bpjax.io.structures import labels, write_structures
+from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential import init, load, save
 from bpjax.potential.evaluator import Evaluator

@@ -7,8 +7,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.cli.main import main
 from bpjax.io.extxyz import keep_texts
+from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner
-from bpjax.io.structures import labels, write_structures
+from bpjax.io.structures import write_structures
 from bpjax.units import SYSTEMS
 from tests.io.runner_text import TEXT, assert_same
 from tests.small_model import crystal

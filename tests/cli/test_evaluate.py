@@ -9,7 +9,7 @@ import pytest
 
 from bpjax.cli.main import main
 from bpjax.descriptors import ACSF, Radial
-from bpjax.io.structures import labels
+from bpjax.io.labels import labels
 from bpjax.networks.elemental import MLP
 from bpjax.potential.energy import Potential, init
 from bpjax.potential.evaluator import Evaluator

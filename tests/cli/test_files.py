@@ -13,8 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from bpjax.cli.main import main
 from bpjax.cli.train import periodicity, readers
 from bpjax.descriptors import ACSF, Radial
+from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner
-from bpjax.io.structures import labels, write_structures
+from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, save
 from bpjax.training import DataOptions, prepare

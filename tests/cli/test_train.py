@@ -17,8 +17,8 @@ import pytest
 from bpjax.cli.main import main
 from bpjax.cli.train import finish, read_task, remarks
 from bpjax.descriptors import SOAP
+from bpjax.io.labels import group_of
 from bpjax.io.model_file import read_model_file, write_model_file
-from bpjax.io.structures import group_of
 from bpjax.potential.store import load
 from bpjax.spec import to_spec
 from bpjax.training import Fit

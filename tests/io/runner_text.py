@@ -3,8 +3,8 @@
 import numpy as np
 from ase import Atoms
 
+from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner
-from bpjax.io.structures import labels
 
 # Each line in its own place, so that the cases below can say which line is wrong. The units are ev-angstrom.
 TEXT = """begin set=train

@@ -8,8 +8,9 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import FormatError, StructureError
-from bpjax.io.label_keys import LabelKeys, two_energies, unused_labels
-from bpjax.io.structures import is_isolated_atom, labels, read_structures, require_labels, weights_of, write_structures
+from bpjax.io.label_keys import LabelKeys, Unused, two_energies, unused_labels
+from bpjax.io.labels import is_isolated_atom, labels, require_labels, weights_of
+from bpjax.io.structures import read_structures, write_structures
 
 STRESS = np.array([0.01, 0.02, 0.03, 0.004, 0.005, 0.006])
 TENSOR = np.array([[0.01, 0.006, 0.005], [0.006, 0.02, 0.004], [0.005, 0.004, 0.03]])
@@ -78,11 +79,14 @@ def test_what_looks_like_a_label_and_is_not_used():
     bare, full = copper(dft_energy=1.0), copper(virials=TENSOR, energy_weight=1.0)
     bare.arrays["force"] = np.zeros((4, 3))
     full.calc = SinglePointCalculator(full, energy=1.0, forces=np.zeros((4, 3)), stress=STRESS, free_energy=1.0)
-    assert unused_labels([bare, full, full]) == {
-        "dft_energy": ("energy", 1, 1),
-        "force": ("forces", 1, 1),
-        "virials": ("virial", 2, 0),
-    }
+    found = unused_labels([bare, full, full])
+    assert found == [
+        Unused("dft_energy", "energy", 1, 1),
+        Unused("force", "forces", 1, 1),
+        Unused("virials", "virial", 2),
+    ]
+    assert found[1].sentence(3, "-f") == "'force' in 1 of 3 structures is not used, and 1 of these have no forces (-f)"
+    assert found[2].sentence(3, "-v") == "'virials' in 2 of 3 structures is not used (-v)"
     assert two_energies(full) == (1.0, 1.0) and two_energies(bare) is None
 
 
@@ -133,3 +137,19 @@ def test_single_atoms_need_no_forces():
     assert require_labels([atom], None, without_forces=is_isolated_atom)[0].forces is None
     with pytest.raises(StructureError, match="frame 0: forces: missing"):
         require_labels([copper(energy=1.0)], None, without_forces=is_isolated_atom)
+
+
+def test_results_hold_for_the_structure_that_they_were_made_for():
+    atoms = copper()
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0, forces=np.zeros((4, 3)))
+    assert labels(atoms).energy == 1.0
+    for change in ("positions", "cell", "numbers", "pbc"):
+        other = atoms.copy()
+        other.calc = atoms.calc
+        {
+            "positions": lambda a: a.positions.__setitem__((0, 0), np.nextafter(a.positions[0, 0], 9.0)),
+            "cell": lambda a: a.set_cell(a.cell * 1.1),
+            "numbers": lambda a: a.symbols.__setitem__(0, "Al"),
+            "pbc": lambda a: a.set_pbc(not a.pbc[0]),
+        }[change](other)
+        assert labels(other).energy is None, change

@@ -6,7 +6,8 @@ import pytest
 
 from bpjax import datasets
 from bpjax.errors import ConfigError, FormatError, StructureError
-from bpjax.io.structures import group_of, labels, read_structures
+from bpjax.io.labels import group_of, labels
+from bpjax.io.structures import read_structures
 from bpjax.units import BOHR, HARTREE
 
 RNG = np.random.default_rng(0)

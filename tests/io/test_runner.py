@@ -8,8 +8,9 @@ import pytest
 from ase.build import bulk
 
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.labels import labels
 from bpjax.io.runner import is_runner, read_runner, write_runner
-from bpjax.io.structures import labels, read_structures
+from bpjax.io.structures import read_structures
 from bpjax.units import BOHR, HARTREE, unit_system
 from tests.io.runner_text import TEXT, assert_same, read
 

@@ -12,14 +12,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
-from bpjax.io.structures import (
-    check_structure,
-    group_of,
-    labels,
-    read_structures,
-    require_labels,
-    write_structures,
-)
+from bpjax.io.labels import group_of, labels, require_labels
+from bpjax.io.structures import check_structure, read_structures, write_structures
 from bpjax.units import BOHR, HARTREE
 
 TEXT = """2
@@ -354,7 +348,8 @@ def test_missing_labels_name_file_frame_and_what_there_is():
     frames = [labelled(), bulk("Cu")]
     frames[1].info["dft_energy"] = 1.0
     assert len(require_labels(frames[:1], "a.xyz", stress=True)) == 1
-    with pytest.raises(StructureError, match=r"^a\.xyz: frame 1: energy: missing; the file has dft_energy, positions$"):
+    there = r"missing; the file has dft_energy, positions; is it 'dft_energy'\? data.keys.energy names it$"
+    with pytest.raises(StructureError, match=rf"^a\.xyz: frame 1: energy: {there}"):
         require_labels(frames, "a.xyz")
     frames[1].info["energy"] = 1.0
     with pytest.raises(StructureError, match=r"a\.xyz: frame 1: forces: missing"):
@@ -445,3 +440,30 @@ def test_damaged_compression(tmp_path):
     (tmp_path / "a.xyz.gz").write_bytes(data)
     with pytest.raises(FormatError, match=r"a\.xyz\.gz: cannot be read"):
         read_structures(tmp_path / "a.xyz.gz")
+
+
+def test_small_structures_are_searched_by_all_pairs_alike(monkeypatch):
+    """Random cells, skewed and open ones too, some with an atom at the image of another; against the search of vesin."""
+    rng = np.random.default_rng(1)
+    refused, compared = 0, 0
+    for _ in range(500):
+        cell, pbc, count = (
+            rng.normal(size=(3, 3)) * rng.choice([0.7, 1.5, 4.0]),
+            rng.random(3) < 0.7,
+            rng.integers(1, 6),
+        )
+        if np.linalg.norm(np.linalg.inv(cell), axis=0).max() > 2.5:
+            continue
+        R = rng.random((count, 3)) @ cell * 2
+        if count > 1 and rng.random() < 0.6:
+            R[1] = R[0] + (rng.integers(-2, 3, size=3) * pbc) @ cell + rng.normal(size=3) * 0.06
+        found = []
+        for small in (0, 64):
+            monkeypatch.setattr("bpjax.io.structures.SMALL", small)
+            try:
+                found.append(check_structure(Atoms(f"H{count}", R, cell=cell, pbc=pbc)))
+            except StructureError as error:
+                found.append(str(error))
+        assert found[0] == found[1]
+        refused, compared = refused + (found[0] is not None), compared + 1
+    assert compared > 200 and 50 < refused < compared - 50

@@ -11,7 +11,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import BpjaxError, FormatError, OutputExistsError
 from bpjax.io import trajectory
-from bpjax.io.structures import labels, read_structures
+from bpjax.io.labels import labels
+from bpjax.io.structures import read_structures
 from bpjax.io.trajectory import TrajectoryWriter
 
 

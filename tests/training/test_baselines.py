@@ -16,7 +16,7 @@ from bpjax.analysis.errors import error_metrics
 from bpjax.descriptors import ACSF, DefaultACSF, Radial
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
-from bpjax.io.structures import labels
+from bpjax.io.labels import labels
 from bpjax.networks import MLP, GaussianKernel, PerElement, PolynomialKernel, SparseGP
 from bpjax.potential import Potential, init
 from bpjax.potential.describe import describe, jacobian

@@ -13,8 +13,8 @@ from bpjax.errors import ConfigError
 from bpjax.interop.n2p2 import read_settings
 from bpjax.interop.n2p2.potential import linear_scaling
 from bpjax.interop.n2p2.tables import read_scaling
+from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner
-from bpjax.io.structures import labels
 from bpjax.networks import MLP
 from bpjax.potential import Potential, init
 from bpjax.training import LikelihoodLoss, TrainingOptions, kalman_updater

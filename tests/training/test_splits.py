@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import ConfigError
-from bpjax.io.structures import group_of
+from bpjax.io.labels import group_of
 from bpjax.training.splits import SPLITS, Split, set_aside
 
 
