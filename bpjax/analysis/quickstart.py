@@ -30,11 +30,12 @@ from bpjax.analysis.silicon import (
     volume_series,
 )
 from bpjax.analysis.structure import first_minimum, mean_squared_displacement, radial_distribution
-from bpjax.descriptors.choose import DefaultACSF
+from bpjax.descriptors import SOAP
 from bpjax.dynamics import MDDivergedError, MDResult, run_md
 from bpjax.errors import DivergedError, StructureError
 from bpjax.io.atomic import write_json
-from bpjax.io.structures import group_of, labels, read_structures
+from bpjax.io.labels import group_of, labels
+from bpjax.io.structures import read_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential.evaluator import Evaluator
 from bpjax.potential.store import save
@@ -48,18 +49,26 @@ Show = Callable[[str, dict[str, Any]], None]
 
 TRAINING = TrainingOptions(
     data=DATA,
-    # Shells from 2 A on: shorter distances do not occur in the data.
-    descriptor=DefaultACSF(cutoff=5.5, radial=8, angular=5, zeta=(1.0, 2.0, 4.0), smallest=2.0),
+    descriptor=SOAP(elements=("Si",), radius=5.5, n_max=5, l_max=4),
     network=MLP(hidden=(32, 32), activation="silu"),
     loss=LikelihoodLoss(energy=0.02, forces=0.1, stress=0.01),
     optimizer=OptimizerOptions(
-        steps=8000, batch_size=8, learning_rate=3e-3, weight_decay=0.03, average=0.995, checkpoint_every=4000
+        steps=3000,
+        batch_size=8,
+        learning_rate=3e-3,
+        weight_decay=0.3,
+        average=0.995,
+        keep="last",
+        evaluate_every=250,
+        checkpoint_every=1500,
     ),
 )
 """Options of the training, chosen by the errors of the validation structures.
 
 The width of the energies looks generous. Tighter ones make the energies of the training structures better and the forces
-worse: forces are many, energies few, and the k meshes leave some meV/atom between kinds of structures.
+worse: forces are many, energies few, and the k meshes leave some meV/atom between kinds of structures. Of 27 validation
+structures a few compressed metals decide which step has the lowest loss; the end of the run is kept in place of it, and the
+weight decay sees to it that the errors do not grow on the way there.
 """
 
 
@@ -78,7 +87,7 @@ class Plan:
     """
 
     training: TrainingOptions = field(default_factory=lambda: TRAINING)
-    repeat: int = 4
+    repeat: int = 3
     nvt_steps: int = 2000
     nve_steps: int = 4000
     melt_steps: int = 4000
@@ -101,9 +110,7 @@ def full_plan(seed: int = 0, steps: int | None = None) -> Plan:
 def fast_plan(seed: int = 0, steps: int | None = None) -> Plan:
     """Everything once and short, to see that it works; the model is poor and nothing melts."""
     plan = Plan(
-        training=replace(
-            TRAINING, descriptor=DefaultACSF(cutoff=5.0, radial=5, angular=2, zeta=(1.0, 2.0, 4.0), smallest=2.0)
-        ),
+        training=replace(TRAINING, descriptor=SOAP(elements=("Si",), radius=5.0, n_max=4, l_max=3)),
         repeat=2,
         nvt_steps=100,
         nve_steps=100,
@@ -157,12 +164,10 @@ def train(folder: Path, plan: Plan, progress: ProgressFn, structures: Structures
     options = to_spec(plan.training)
     save(folder / "model.bpjax", result.model, result.params, {"options": options, "data": structures.fingerprint()})
     plots.plot_learning_curve(result.history, path=folder / "learning_curve.png")
-    best = min(result.history, key=lambda line: line["validation_loss"])
     return {
         "structures": {name: len(getattr(structures, name)) for name in ("train", "validation", "test")},
         "features": result.model.descriptor.size,
         "steps": result.step,
-        "best_step": best["step"],
         "seconds": result.history[-1]["seconds"],
         "options": options,
     }, result

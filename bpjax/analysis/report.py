@@ -27,8 +27,8 @@ the forces. Stresses were corrected for the Pulay stress of 0.4 GPa as that READ
 ## Training
 
 {structures[train]} structures were trained on, {structures[validation]} watched, {structures[test]} kept for testing. Each
-environment is described by {features} symmetry functions; {steps} steps took {fit_seconds:.0f} s, compilation included. The
-parameters kept are those with the lowest validation loss, of step {best_step}.
+environment is described by {features} numbers, a SOAP power spectrum; {steps} steps took {fit_seconds:.0f} s, compilation
+included. The parameters kept are those of the end of the run.
 
 ![learning curve](learning_curve.png)
 
@@ -243,7 +243,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     text = HEAD.format(
         total=sum(sizes.values()),
         **{key: report[key] for key in ("seed", "seconds")},
-        **{key: training[key] for key in ("structures", "features", "steps", "best_step")},
+        **{key: training[key] for key in ("structures", "features", "steps")},
         fit_seconds=training["seconds"],
     )
     for split, metrics in report["errors"].items():

@@ -32,13 +32,15 @@ from bpjax.potential.blocks import (
     one_of,
     whole_vectors,
 )
+from bpjax.potential.free_atoms import with_free_atom
 from bpjax.spec import register
 from bpjax.system import Environment, Neighbors, System
 
 Params = dict
-"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`,
-`"descriptor"` where it learns something, `"noise"` where widths of errors are predicted, and in sweeps `"choices"`, a
-`bpjax.networks.NetworkChoices`; in a committee each has a leading axis of members."""
+"""Arrays of a model: `{"networks": {element: ...}, "scaling": {element: {"mean", "scale", "min", "max"}}, "energy_scale": ()}`;
+`"descriptor"` where it learns something, `"free_atoms"` where energies of isolated atoms are exact (see `free_atoms`), `"noise"`
+where widths of errors are predicted, and in sweeps `"choices"`, a `bpjax.networks.NetworkChoices`; in a committee each has a
+leading axis of members."""
 
 
 @register
@@ -50,7 +52,8 @@ class Potential:
       descriptor: what describes an environment, such as `bpjax.descriptors.ACSF`.
       network: options of the per-element networks (or sparse Gaussian processes), the same for all or one by one.
       offsets: energy per atom of each element, in eV, that is added on the host in float64 (see `total_energy`); empty for none.
-      isolated: energies of the isolated atoms in eV, for reference; empty if not known.
+      isolated: energies of the isolated atoms in eV, which the potential gives if its arrays include `"free_atoms"`; empty if not
+        known.
       members: how many networks a committee has for each element; its energy is their mean. None for a single one.
       noise: networks that predict the widths of the errors of the labels, or None.
     """
@@ -134,6 +137,12 @@ def environment_features(
     return descriptor(*env, species_i, params["descriptor"])  # pyright: ignore[reportCallIssue]
 
 
+def features_alone(model: Potential, params: Params, species: int) -> Float[Array, " D"]:
+    """Features of an atom of this species index that has no neighbours."""
+    nothing = Environment(jnp.zeros((1, 3)), jnp.zeros(1, jnp.int32), jnp.zeros(1, bool))
+    return environment_features(model.descriptor, params, nothing, species)
+
+
 def energy_from_features(
     model: Potential, params: Params, G: Float[Array, "*batch D"], species: Int[Array, "*batch"] | int
 ) -> Float[Array, "*batch"]:
@@ -145,12 +154,20 @@ def energy_from_features(
         return jnp.mean(jax.vmap(lambda params: energy_from_features(one, params, G, species))(params))
     params = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), params)
 
-    def network(s):
-        x = scaled(params["scaling"][model.elements[s]], G)
-        own = params["networks"][model.elements[s]]
-        return apply_network(options_of(model.network, s), own, x, params.get("choices"))
+    def energy(s):
+        element = model.elements[s]
+        scaling, own = params["scaling"][element], params["networks"][element]
 
-    return params["energy_scale"] * of_species(model.elements, network, species)
+        def network(x):
+            return params["energy_scale"] * apply_network(options_of(model.network, s), own, x, params.get("choices"))
+
+        x = scaled(scaling, G)
+        if "free_atoms" not in params:
+            return network(x)
+        offset = model.offsets[s] if model.offsets else 0.0
+        return with_free_atom(params["free_atoms"][element], scaling, x, network, model.isolated[s] - offset)
+
+    return of_species(model.elements, energy, species)
 
 
 def noise_from_features(

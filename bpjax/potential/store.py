@@ -41,7 +41,15 @@ def load(path: str | Path) -> tuple[Potential, Params]:
     """
     meta, arrays = read_model_file(path)
     model = from_spec(Potential, meta["spec"], where=f"{path}: model.json")
-    check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
+    expected = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+    if "free_atoms" in arrays:
+        if not model.isolated:
+            raise ModelFileError(path, "arrays of free_atoms, but the model has no energies of isolated atoms")
+        expected["free_atoms"] = {
+            element: {"features": own["mean"], "steepness": expected["energy_scale"]}
+            for element, own in expected["scaling"].items()
+        }
+    check_arrays(path, arrays, expected)
     return model, jax.tree.map(jnp.asarray, arrays)
 
 

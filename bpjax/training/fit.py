@@ -28,7 +28,7 @@ from bpjax.training.memory import MemoryPlan
 from bpjax.training.optimizers import LBFGS, OptimizerOptions
 from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures
-from bpjax.training.problem import Problem, pose, validate
+from bpjax.training.problem import Problem, free_atoms_of, pose, validate
 from bpjax.training.updaters import Descent, QuasiNewton, State, Updater, start
 
 
@@ -38,7 +38,7 @@ class Fit:
 
     Attributes:
       model: the potential with its energy offsets.
-      params: its arrays, the best of the run by validation loss.
+      params: its arrays, those that `RunOptions.keep` names: the best of the run by validation loss, or the last.
       step: updates made.
       finished: False if the run was interrupted and can be resumed.
       history: the lines of `metrics.jsonl`.
@@ -74,7 +74,8 @@ def fit(
       progress: display.
       announce: called with each line of the memory plan, before anything large is made.
 
-    Returns: the best model by validation loss. After ctrl-C: the best so far, with `finished` False; the checkpoint is written.
+    Returns: the best model by validation loss, or the last (`RunOptions.keep`). After ctrl-C: that so far, with `finished` False;
+      the checkpoint is written.
 
     Raises:
       DivergedError: the loss is not finite.
@@ -89,11 +90,14 @@ def fit(
     best = jax.tree.map(jnp.asarray, parallel.host(run.state.best))
     model, params = problem.model, {**problem.params, **best}
     if options.ensemble is not None:
-        model, params = committee(model, problem.params, best, options.ensemble.members)
+        fixed = {**problem.params, **free_atoms_of(problem, model, problem.params)}
+        model, params = committee(model, fixed, best, options.ensemble.members)
     widths = params.pop("widths", None)
     if widths is not None:
         widths = {kind: float(jnp.exp(jnp.mean(width))) for kind, width in widths.items()}
     model, params = with_fixed_descriptor(model, params)
+    if options.ensemble is None:
+        params = {**params, **free_atoms_of(problem, model, params)}
     return Fit(model, params, int(run.state.step), finished, tuple(run.history), widths, problem.memory)
 
 
@@ -209,7 +213,7 @@ class Run:
         return self.updater.advance(self.state, step, step + 1)
 
     def _evaluate(self, step: int) -> dict:
-        """Validates the averaged parameters, keeps them where they are the best so far, and returns a line of metrics."""
+        """Validates the averaged parameters, keeps them where they are to be, and returns a line of metrics."""
         o, state = self.options.optimizer, self.state
         loss = np.asarray(parallel.host(state.loss_sum), np.float64) / ((step - 1) % self.updater.evaluate_every + 1)
         if not np.isfinite(loss).any():
@@ -234,9 +238,12 @@ class Run:
         }
 
     def _judged(self, loss) -> State:
-        """The state with the averaged parameters kept where they are the best, and learning rates lowered on a plateau."""
+        """The state with the averaged parameters kept where they are the best (or usable, if the last are kept), and learning
+        rates lowered on a plateau.
+        """
         o, state = self.options.optimizer, self.state
         better = loss < state.best_loss
+        chosen = better if o.keep == "best" else jnp.isfinite(loss)
         waited = jnp.where(better, 0, state.waited + 1)
         rate = state.rate
         if isinstance(o, OptimizerOptions) and o.schedule == "plateau":
@@ -245,7 +252,7 @@ class Run:
             waited = jnp.where(lower, 0, waited)
 
         def kept(new, old):
-            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+            return jnp.where(chosen.reshape(chosen.shape + (1,) * (new.ndim - chosen.ndim)), new, old)
 
         return state._replace(
             best=jax.tree.map(kept, state.average, state.best),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from bpjax.spec import check, register
 
 INPUTS = ("auto", "stored", "features", "environments", "disk")
+KEPT = ("best", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class RunOptions:
     Attributes:
       batch_size: structures per update.
       average: decay of the exponential moving average of the parameters, which is what is validated and kept; 0 for none.
+      keep: "best", the parameters with the lowest validation loss, or "last", those of the last evaluation. Where few structures
+        are validated, some of them decide which step is best, and another one on another machine; the end of a schedule that
+        takes the learning rate to zero is the same everywhere. For regularised networks it is the better choice then.
       evaluate_every: steps between two evaluations of the validation set (lines of `metrics.jsonl`).
       checkpoint_every: steps between two checkpoints, a multiple of `evaluate_every`.
       patience: stop after so many evaluations without a better validation loss; 0 for never.
@@ -34,6 +38,7 @@ class RunOptions:
 
     batch_size: int = 8
     average: float = 0.995
+    keep: str = "best"
     evaluate_every: int = 500
     checkpoint_every: int = 2000
     patience: int = 0
@@ -53,6 +58,7 @@ class RunOptions:
         check(0 <= self.average < 1, "average", self.average, "must be in [0, 1)")
         multiple = self.checkpoint_every % self.evaluate_every == 0
         check(multiple, "checkpoint_every", self.checkpoint_every, f"must be a multiple of {self.evaluate_every}")
+        check(self.keep in KEPT, "keep", repr(self.keep), f"allowed are {', '.join(KEPT)}")
         check(self.inputs in INPUTS, "inputs", repr(self.inputs), f"allowed are {', '.join(INPUTS)}")
 
     @property

@@ -15,7 +15,8 @@ from bpjax.elements import fit_offsets
 from bpjax.errors import ConfigError
 from bpjax.networks.elemental import options_of, precondition
 from bpjax.networks.scaling import fit_scaling, scaled
-from bpjax.potential.energy import Params, Potential, init, noise_from_features
+from bpjax.potential.energy import Params, Potential, features_alone, init, noise_from_features
+from bpjax.potential.free_atoms import free_atoms
 from bpjax.progress import ProgressFn, silent
 from bpjax.training import parallel
 from bpjax.training.dataset import BatchPlan, Dataset, Layout, Rows, Targets, build_dataset, targets
@@ -131,6 +132,26 @@ def pose(
     if o.precondition:
         first["networks"] = preconditioned(model, first["networks"], samples)
     return Problem(model, first, offsets, train, validation, inputs, validation_inputs, memory, samples, devices)
+
+
+def free_atoms_of(problem: Problem, model: Potential, params: Params) -> Params:
+    """`{"free_atoms": ...}`, which makes the energies of isolated atoms exact, by the features of the atoms that were trained on;
+    nothing where these energies are not known.
+
+    Args:
+      problem: what was trained.
+      model: the potential that came of it.
+      params: its arrays, with what the descriptor has learned.
+    """
+    if not model.isolated:
+        return {}
+    arrays, learned = problem.inputs.arrays, params.get("descriptor")
+    if learned is not None or model.descriptor != problem.model.descriptor or isinstance(arrays, Environments):
+        own = None if learned is None else {"descriptor": learned}
+        arrays = store_features(model.descriptor, problem.train, params=own)
+    alone = {e: np.asarray(features_alone(model, params, s)) for s, e in enumerate(model.elements)}
+    scaling = parallel.host(params["scaling"])
+    return {"free_atoms": free_atoms(model.elements, alone, scaling, np.asarray(arrays.G), problem.train.species)}
 
 
 SAMPLE = 1000

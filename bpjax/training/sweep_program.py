@@ -42,7 +42,7 @@ from bpjax.training.losses import KINDS, Widths
 from bpjax.training.optimizers import LBFGS, OptimizerOptions
 from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures
-from bpjax.training.problem import Problem, learned_widths, pose, preconditioned
+from bpjax.training.problem import Problem, free_atoms_of, learned_widths, pose, preconditioned
 from bpjax.training.sweep_space import Choice, Interval, Space
 from bpjax.training.updaters import State, Updater, start
 
@@ -250,7 +250,8 @@ class Programs:
         params = {**problem.params, **{k: v for k, v in own[0].items() if k == "scaling"}, **own[1]}
         params.pop("widths", None)
         cut = jax.tree.map(lambda a, s: a[tuple(slice(k) for k in s.shape)], params["networks"], shapes["networks"])
-        return model, {**params, "networks": cut}
+        params = {**params, "networks": cut}
+        return model, {**params, **free_atoms_of(problem, model, params)}
 
 
 def _text(value: Any) -> str:

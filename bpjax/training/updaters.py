@@ -37,8 +37,8 @@ class State(NamedTuple):
       trained: parameters.
       optimizer: state of the updater.
       average: moving average of the parameters, which is what is validated.
-      best: the average that was validated best.
-      best_loss: its validation loss.
+      best: the average that is kept: that which was validated best, or the last (`RunOptions.keep`).
+      best_loss: the lowest validation loss.
       stale: evaluations since then.
       waited: evaluations since then or since the learning rate was last lowered.
       rate: factor of the learning rate.

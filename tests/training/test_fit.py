@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase import Atoms
 
 from bpjax.descriptors import ACSF, SOAP, DefaultACSF, Radial
 from bpjax.errors import ConfigError, DivergedError, ModelFileError
 from bpjax.networks import MLP
-from bpjax.potential import load, save
+from bpjax.potential import Potential, init, load, save
+from bpjax.potential.energy import features_alone
 from bpjax.potential.evaluator import Evaluator
+from bpjax.potential.free_atoms import free_atoms
 from bpjax.training import DataOptions, LikelihoodLoss, OptimizerOptions, TrainingOptions, checkpoint, fit, prepare
+from bpjax.training.ensemble import Ensemble
 from bpjax.training.fit import Run
 from bpjax.training.problem import pose, trainable, validate
 from tests.training.labelled import structures
@@ -73,6 +77,76 @@ def test_best_networks_are_kept(data, whole):
     losses = [line["validation_loss"] for line in result.history]
     again = validate(pose(data, OPTIONS), OPTIONS.loss, trainable(result.params), OPTIONS.optimizer.batch_size)
     assert again["loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_last_networks_are_kept_if_asked_for(data, whole):
+    """Of a run whose last step is not its best: the learning rate is far too large from the start."""
+    options = changed(keep="last", schedule="constant", learning_rate=0.3)
+    result = fit(data, options)
+    losses = [line["validation_loss"] for line in result.history]
+    assert losses[-1] > 1.005 * min(losses)
+    again = validate(pose(data, options), options.loss, trainable(result.params), options.optimizer.batch_size)
+    assert again["loss"] == pytest.approx(losses[-1], rel=1e-6)
+    with pytest.raises(ValueError, match="keep='first': allowed are best, last"):
+        changed(keep="first")
+
+
+ALONE = {"Al": 1.25, "Cu": 3.51}
+
+
+@pytest.mark.parametrize("kind", ["single", "ensemble", "learned"])
+def test_isolated_atoms_have_their_energies(data, tmp_path, kind):
+    options = changed(steps=5)
+    if kind == "ensemble":
+        options = dataclasses.replace(options, ensemble=Ensemble(2))
+    if kind == "learned":
+        functions = ACSF(("Al", "Cu"), cutoff=4.0, g2=(Radial(0.5), Radial(1.0, 2.0)), learn=True)
+        options = dataclasses.replace(options, descriptor=functions)
+    result = fit(dataclasses.replace(data, isolated=ALONE), options)
+    path = tmp_path / "model.bpjax"
+    save(path, result.model, result.params)
+    model, params = load(path)
+    without = {name: value for name, value in params.items() if name != "free_atoms"}
+    far = [Atoms("AlCu", [[0, 0, 0], [4.1, 0, 0]]), *(Atoms(element, [[0, 0, 0]]) for element in ALONE)]
+    found = [p.energy for p in Evaluator(model, params).evaluate_many(far)]
+    # Sums of a binding energy of some eV and its negative in single precision.
+    np.testing.assert_allclose(found, [sum(ALONE.values()), *ALONE.values()], atol=5e-6)
+    plain = [p.energy for p in Evaluator(model, without).evaluate_many(far)]
+    assert np.abs(np.subtract(found, plain)).min() > 0.1  # the networks alone know nothing of it
+    frames = data.train.frames
+    for one, other in zip(*(Evaluator(model, p).evaluate_many(frames) for p in (params, without)), strict=True):
+        assert one.energy == other.energy and np.array_equal(one.forces, other.forces)
+
+
+def test_atoms_that_leave_do_so_smoothly(data):
+    """Forces are derivatives where the network goes over to the isolated atom, and the energy ends there."""
+    with jax.enable_x64(True):
+        model = Potential(DefaultACSF(cutoff=4.0, radial=4, angular=1).build(("Cu",)), MLP((8,)), (0.5,), (3.51,))
+        params = init(model, jax.random.key(0), np.float64)
+        G = np.full((1, model.descriptor.size), 0.5)
+        alone = np.asarray(features_alone(model, params, 0))
+        params["free_atoms"] = free_atoms(model.elements, {"Cu": alone}, params["scaling"], G, np.zeros(1, int))
+        r, h = np.array([1.5, 2.0, 2.5, 3.0, 3.5, 3.9]), 1e-4
+        frames = [Atoms("Cu2", [[0, 0, 0], [d, 0, 0]]) for d in (*r, *(r + h), *(r - h), 4.0)]
+        found = Evaluator(model, params, "float64").evaluate_many(frames)
+        energies = np.array([p.energy for p in found])
+        slopes = (energies[6:12] - energies[12:18]) / (2 * h)
+        # Truncation of the difference, h^2 / 6 times the third derivative.
+        np.testing.assert_allclose([p.forces[1, 0] for p in found[:6]], -slopes, atol=1e-6)
+        assert np.ptp(slopes) > 0.5 and energies[-1] == pytest.approx(2 * 3.51, abs=1e-6)
+
+
+def test_free_atoms_need_their_energies(data, tmp_path):
+    model = Potential(ACSF(("Cu",), cutoff=4.0, g2=(Radial(0.5),)), MLP((4,)))
+    params = init(model, jax.random.key(0))
+    params["free_atoms"] = {"Cu": {"features": jnp.zeros(1), "steepness": jnp.ones(())}}
+    save(tmp_path / "model.bpjax", model, params)
+    with pytest.raises(ModelFileError, match="free_atoms, but the model has no energies of isolated atoms"):
+        load(tmp_path / "model.bpjax")
+    params["free_atoms"]["Cu"]["features"] = jnp.zeros(2)
+    save(tmp_path / "other.bpjax", dataclasses.replace(model, isolated=(1.0,)), params)
+    with pytest.raises(ModelFileError, match=r"free_atoms.*has shape \(2,\)"):
+        load(tmp_path / "other.bpjax")
 
 
 @pytest.mark.parametrize("stop", [7, 10, 23])

@@ -203,6 +203,8 @@ def _folder(model: Potential, params: Params, energy: float, length: float) -> t
     factor = getattr(descriptor, "unit", 1.0) / length
     widths = _widths(model)
     remarks = _shape_remarks(model, widths)
+    if "free_atoms" in params:
+        remarks.append("energies of isolated atoms are left to the networks: n2p2 has no place for them")
     # Programs that know nothing of normalisation then read the folder too.
     scale = float(params["energy_scale"]) / energy
     folded = all(mlp_of(model.network, n).output_activation == "linear" for n in range(len(elements)))
