@@ -152,6 +152,7 @@ def convert_structures(options: Options) -> None:
     """Structures as a RuNNer data file or extended XYZ; says on standard error what could not be kept."""
     check_output(options.output, options.overwrite)
 
+    from bpjax.io.label_keys import unused_labels
     from bpjax.io.runner import write_runner
     from bpjax.io.structures import write_structures
     from bpjax.units import unit_system
@@ -162,8 +163,9 @@ def convert_structures(options: Options) -> None:
     frames = read_frames(options.source, units=options.units, how=options)
     remarks: list[str] = []
     if options.output.suffix == _RUNNER:
+        remarks = [one.sentence(len(frames), f"--{one.key}-key {one.name}") for one in unused_labels(frames)]
         try:
-            remarks = write_runner(options.output, frames, options.units, options.missing_forces)
+            remarks += write_runner(options.output, frames, options.units, options.missing_forces)
         except StructureError as error:
             raise StructureError(error.message, error.path or options.source, error.frame, error.field) from error
     else:

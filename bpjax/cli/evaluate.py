@@ -73,7 +73,7 @@ def run(options: Options) -> None:
     from bpjax.cli.outside import ranges_known, structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
-    from bpjax.io.label_keys import unused_labels
+    from bpjax.io.label_keys import two_energies, unused_labels
     from bpjax.io.labels import is_isolated_atom, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
@@ -89,6 +89,10 @@ def run(options: Options) -> None:
         raise StructureError(f"no structure has an energy, forces or stress to compare with{there}", options.structures)
     for one in unused:
         say(f"{options.structures}: {one.sentence(len(frames), f'--{one.key}-key {one.name}')}")
+    apart = [abs(both[0] - both[1]) / len(a) for a in frames if (both := two_energies(a)) is not None]
+    if max(apart, default=0.0) > 1e-3:
+        message = f"energy and free_energy differ by up to {max(apart):.3g} eV/atom; energy is compared with"
+        say(f"{options.structures}: {message} (--energy-key free_energy)")
     watch = ranges_known(params)
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     predicted = evaluator.evaluate_many(frames, progress, options.structures)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import FileOptions, Units, check_output, load_model, read_frames, use_all_cores, use_dtype
+from bpjax.cli.common import (
+    FileOptions,
+    Units,
+    check_output,
+    load_model,
+    read_frames,
+    say_without_cells,
+    use_all_cores,
+    use_dtype,
+)
 
 if TYPE_CHECKING:
     from bpjax.dynamics import MDResult
@@ -176,6 +185,7 @@ def run(options: Options) -> None:
         _say(options, log, results[0], f"{len(results)} systems, ")
         return
     atoms = read_frames(options.structure, options.frame, options.units, how=options)[0]
+    say_without_cells(options.model, [atoms])
     watched = {"max_extrapolations": options.max_extrapolations, "extrapolation_file": extrapolating}
     result = run_md(model, params, atoms, **watched, **arguments)
     _say(options, log, result)

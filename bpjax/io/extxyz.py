@@ -228,7 +228,7 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
         raise FormatError(path, f"{min(columns)!r} {A_COLUMN}", line)
     if not comment.isascii():
         text = comment.decode(errors="replace")
-        wrong = next((word for word in text.split() if any(c.isdigit() and not c.isascii() for c in word)), None)
+        wrong = next((word for word in text.split() if any(c.isdecimal() and not c.isascii() for c in word)), None)
         if wrong is not None and "=" in text:
             raise FormatError(path, f"digits that are not those of ASCII: {wrong[:40]!r}", line)
 

@@ -28,6 +28,8 @@ NAMES = {
 A_COLUMN = "is a column, with a row for each atom; that of the structure stands in the comment line"
 """What is wrong with a label of the structure among the columns."""
 
+_OF_ATOMS = ("forces", "charges")
+
 _LIKE = {"energy": "energ", "forces": "force", "stress": "stress|virial"}
 # Of each atom, of ours, and what says how far a label can be trusted.
 _NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma|mask", re.IGNORECASE)
@@ -96,6 +98,8 @@ def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: in
     value = everything.get(name)
     results = results_of(atoms)
     target = _target(label)
+    if name in atoms.arrays and name not in atoms.info and label not in _OF_ATOMS:
+        raise StructureError(A_COLUMN, path, frame, name)
     for other in {name, *NAMES.get(target, (target,))}:
         results.pop(other, None)
         atoms.info.pop(other, None)
@@ -103,6 +107,9 @@ def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: in
             del atoms.arrays[other]
     if value is not None:
         value = np.asarray(value)
+        shape = {"forces": (len(atoms), 3), "charges": (len(atoms),), "dipole": (3,)}.get(label, value.shape)
+        if value.shape != shape:
+            raise StructureError(f"has shape {value.shape}; expected {shape}", path, frame, name)
         if label == "virial":
             if atoms.cell.rank < 3:
                 raise StructureError("is there, but no cell that makes a stress of it", path, frame, name)

@@ -128,6 +128,8 @@ def _read_by_ase(
         for atoms in iread(
             os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True, **options
         ):
+            if file_format.startswith("lammps-dump") and atoms.calc is not None:
+                atoms.calc.results.pop("energy", None)  # dumps hold none; ASE puts zero there beside forces
             frames.append(atoms)
     except (MemoryError, FormatError):
         raise

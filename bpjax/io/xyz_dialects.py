@@ -27,10 +27,17 @@ ISOTOPES = {"D": ("H", 2.01410177812), "T": ("H", 3.01604928199)}
 _SYMBOLS = {symbol.encode() for symbol, number in atomic_numbers.items() if number > 0}
 _KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_IPI = re.compile(rf"CELL\s*[\[({{]?\s*(abcABC|H|GENH)\s*[\])}}]?\s*:?\s*((?:{_NUMBER}\s+){{5,8}}{_NUMBER})")
+_IPI = re.compile(
+    rf"(?i:CELL)\s*[\[({{]?\s*(abcABC|H|GENH)\s*[\])}}]?\s*:?\s*((?:{_NUMBER}\s+){{5,8}}{_NUMBER})(?=\s|$)"
+)
+_LIKE_IPI = re.compile(r"(?i)cell\s*[\[({]\s*(abcABC|H|GENH)\b")
 _IPI_UNITS = re.compile(r"([A-Za-z_]+)\{([A-Za-z_]+)\}")
 _CELL_KEY = re.compile(
     r"""(?<![A-Za-z_])(?:unit_?)?cell\s*[=:]\s*(?:"([^"]*)"|'([^']*)'|[\[({]([^\])}]*)[\])}]|(\S+))""", re.IGNORECASE
+)
+_UNIT_KEY = re.compile(r"""(?i)([a-z_]*units?\s*[=:]\s*["']?([a-z./_]+))""")
+_OTHER_UNITS = re.compile(
+    r"(?i)(bohr|au|a\.u\.?|atomic(_?units?)?|nm|nanomet(er|re)s?|ha|hartrees?|ry|rydbergs?|k(cal|j)(/mol|_per_mol)?|mev)$"
 )
 _UNDERSTOOD = (
     'expected Lattice="ax ay az bx by bz cx cy cz", cell="..." of 3, 6 or 9 numbers in A, or CELL(abcABC): of i-PI'
@@ -61,6 +68,8 @@ def is_plain(comment: bytes) -> bool:
     if b"lattice" in small and b"Lattice=" not in comment:
         return False
     if b"properties=" in small and b"Properties=" not in comment:
+        return False
+    if b"positions{" in small or b"unit" in small:
         return False
     return b"cell" not in small and (b"pbc=" not in small or b"pbc=" in comment)
 
@@ -136,8 +145,17 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
     """A comment line as ASE reads it, and the factor of the positions."""
     if is_plain(text.encode()):
         return text, 1.0
-    if found := _IPI.search(text):
+    found = _IPI.search(text)
+    if found or "positions{" in text:
         return _of_ipi(path, text, found, line)
+    if _LIKE_IPI.search(text):
+        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+    for entry, unit in _UNIT_KEY.findall(text):
+        if _OTHER_UNITS.match(unit):
+            message = (
+                f"says {entry!r}, and extended XYZ is read in eV and A; convert its numbers and take the entry out"
+            )
+            raise FormatError(path, message, line)
     text = re.sub(
         r"(?i)(?<![A-Za-z_])(lattice|properties|pbc)\s*=", lambda key: f"{_KEYS[key.group(1).lower()]}=", text
     )
@@ -153,13 +171,17 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
     return text, 1.0
 
 
-def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match, line: int) -> tuple[str, float]:
-    """``# CELL(abcABC): a b c alpha beta gamma  Step: 0 Bead: 0 positions{angstrom} cell{angstrom}``."""
+def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match | None, line: int) -> tuple[str, float]:
+    """``# CELL(abcABC): a b c alpha beta gamma  Step: 0 Bead: 0 positions{angstrom} cell{angstrom}``, or without a cell."""
     units = {quantity.lower(): unit.lower() for quantity, unit in _IPI_UNITS.findall(text)}
     length = {name: units.get(name, "") for name in ("positions", "cell")}
     other = set(units) - set(length)
     if not length["positions"] and other:
         raise FormatError(path, f"holds {', '.join(sorted(other))} of i-PI, not positions", line)
+    if found is None:
+        if _LIKE_IPI.search(text):
+            raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+        del length["cell"]
     names = {"atomic_unit": "bohr", "nanometer": "nm"}
     factors = {}
     for quantity, unit in length.items():
@@ -169,10 +191,12 @@ def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match, line: int)
             shown = f"unknown unit {unit!r}" if unit else "no unit"
             raise FormatError(path, f"{shown} of {quantity}; i-PI says {quantity}{{UNIT}}, known are {allowed}", line)
         factors[quantity] = factor
+    note = json.dumps(text.lstrip("# ").strip())
+    if found is None:
+        return f"Properties=species:S:1:pos:R:3 comment={note}", factors["positions"]
     cell = _cell(path, found.group(2), line)
     if found.group(1) != "abcABC":
         cell = cell.T  # there vectors are columns
-    note = json.dumps(text.lstrip("# ").strip())
     return f'{_lattice(cell * factors["cell"])} Properties=species:S:1:pos:R:3 pbc="T T T" comment={note}', factors[
         "positions"
     ]

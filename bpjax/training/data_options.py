@@ -36,6 +36,8 @@ class DataOptions:
         stresses of the other sign: "refuse" them, or "keep" them and go on.
       units: "hartree-bohr", "ev-angstrom" or "kcal/mol-angstrom", of files that do not say theirs: data files of RuNNer and
         n2p2, npz without `e_unit` and `r_unit`; None if there are none.
+      format: ASE's name of the format of all files, where they do not show it.
+      species: elements of the types 1, 2, ... of LAMMPS files that do not say them.
     """
 
     train: tuple[str, ...]
@@ -52,6 +54,8 @@ class DataOptions:
     units: str | None = None
     keys: LabelKeys = field(default_factory=LabelKeys)
     contradictions: str = "refuse"
+    format: str | None = None
+    species: tuple[str, ...] = ()
 
     def __post_init__(self):
         check(len(self.train) > 0, "train", self.train, "name at least one file")

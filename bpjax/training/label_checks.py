@@ -3,6 +3,9 @@
 Energies are compared with the work of forces and stresses, and with the number of atoms.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from bpjax.io.label_keys import two_energies, unused_labels
@@ -80,7 +83,7 @@ def balance(name: str, split: Split, found: Measures) -> list[Finding]:
     return findings
 
 
-def units(split: Split, found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> list[Finding]:
+def units(found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> list[Finding]:
     """Magnitudes that energies in eV, lengths in A and forces in eV/A do not have."""
     messages = []
     bond = found.bond[np.isfinite(found.bond)]
@@ -112,20 +115,36 @@ def units(split: Split, found: Measures, elements: tuple[str, ...], offsets: np.
     stress = found.stress[np.isfinite(found.stress)]
     if len(stress) and np.median(stress) > 1:
         messages.append(f"stresses of {np.median(stress):.3g} eV/A^3 are unusual: are they in GPa or kbar?")
-    return [*(Finding("units", True, text) for text in messages), *_work(split), *_extensive(found, offsets)]
+    return [*(Finding("units", True, text) for text in messages), *_extensive(found, offsets)]
 
 
-def _work(split: Split) -> list[Finding]:
-    """Forces and stresses that are not derivatives of the energies, where structures are near enough to each other to tell."""
-    found = work(split.frames)
+def derivatives(splits: Mapping[str, Split]) -> list[Finding]:
+    """Forces and stresses that are not derivatives of the energies, in the files that are trained on, and in each further split.
+
+    Of a file all structures are looked at, in its order: what is found does not depend on which of them are set aside.
+    """
+    everything = [pair for split in splits.values() for pair in zip(split.sources, split.frames, strict=True)]
+    findings, seen = [], set()
+    for name, split in splits.items():
+        paths = {path for path, _ in split.sources} - seen
+        seen |= paths
+        own = sorted((pair for pair in everything if pair[0][0] in paths), key=lambda pair: pair[0])
+        found = _work([atoms for _, atoms in own])
+        first = name == next(iter(splits))
+        findings += [one if first else replace(one, message=f"{name}: {one.message}") for one in found]
+    return findings
+
+
+def _work(frames: Sequence) -> list[Finding]:
+    found = work(frames)
     if found.pairs < 10:
         return []
-    sizes = {len(atoms) for atoms in split.frames}
-    of_an_atom = None if found.forces.fits else work(split.frames, per_atom=True).forces
+    sizes = {len(atoms) for atoms in frames}
+    of_an_atom = None if found.forces.fits else work(frames, per_atom=True).forces
     if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
-        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.95)]
+        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.85)]
     findings = []
     for what, slope, ratios, negative in (
         ("forces", found.forces, _RATIOS, "are the forces gradients?"),

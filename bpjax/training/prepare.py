@@ -11,7 +11,6 @@ import numpy as np
 from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
-from bpjax.io.label_keys import LabelKeys
 from bpjax.io.labels import group_of, is_isolated_atom, labels, require_labels, weights_of
 from bpjax.io.structures import no_collections, read_structures
 from bpjax.spec import from_spec, from_toml, registered
@@ -79,29 +78,16 @@ class Structures:
         return digest.hexdigest()
 
 
-def read_split(
-    paths: Sequence[str],
-    folder: Path,
-    units: str | None = None,
-    unlabelled: str = "refuse",
-    keys: LabelKeys | None = None,
-) -> tuple[Split, tuple[Dropped, ...]]:
-    """Reads files, relative to `folder`, in order.
-
-    Args:
-      paths: the files.
-      folder: what they are relative to.
-      units: those of files that do not say theirs; see `bpjax.io.structures.read_structures`.
-      unlabelled: what is done with structures that lack an energy or forces: "refuse", "drop", or "keep" those that have one
-        of the two. Isolated atoms need no forces.
-      keys: names of the labels in the files.
+def read_split(paths: Sequence[str], folder: Path, options: DataOptions) -> tuple[Split, tuple[Dropped, ...]]:
+    """Reads files, relative to `folder`, in order, as the options say (`units`, `unlabelled`, `keys`, `format`, `species`).
 
     Returns: the structures, and those that were dropped.
     """
+    unlabelled = options.unlabelled
     frames, sources, dropped = [], [], []
     for name in paths:
         path = folder / name
-        found = read_structures(path, units=units, keys=keys)
+        found = read_structures(path, ":", options.units, options.keys, options.format, options.species or None)
         if unlabelled == "refuse":
             require_labels(found, path, forces=True, without_forces=is_isolated_atom)
         for n, atoms in enumerate(found):
@@ -130,14 +116,13 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
       FormatError, StructureError: a file or structure that cannot be used; see `bpjax.io.structures`.
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
     """
-    how = options.units, options.unlabelled, options.keys
-    everything, dropped = read_split(options.train, folder, *how)
+    everything, dropped = read_split(options.train, folder, options)
     train, isolated = _without_atoms(everything, options)
     elements = sorted_elements([s for a in train.frames for s in set(a.get_chemical_symbols())])
     _check_isolated(isolated, elements)
     _check_cohesion(train, isolated, options)
-    validation, more = read_split(options.validation, folder, *how)
-    test, yet_more = read_split(options.test, folder, *how)
+    validation, more = read_split(options.validation, folder, options)
+    test, yet_more = read_split(options.test, folder, options)
     for split in (validation, test):
         _check_elements(split, elements)
     dropped += more + yet_more
@@ -216,7 +201,12 @@ def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict
             message = f"of the isolated {element} atom is {energy:.6g} eV, but {isolated[element]:.6g} in {path}: frame {frame}"
             raise StructureError(message, *everything.sources[n], "energy")
         first.setdefault(element, n)
-    isolated |= options.isolated
+    for element, energy in options.isolated.items():
+        if abs(isolated.setdefault(element, energy) - energy) > _SAME_ENERGY:
+            message = (
+                f"of the isolated {element} atom is {isolated[element]:.6g} eV, but data.isolated says {energy:.6g}"
+            )
+            raise StructureError(message, *everything.sources[first[element]], "energy")
     return train, isolated
 
 
@@ -265,7 +255,9 @@ def _without_outliers(
 def _check_isolated(isolated: dict[str, float], elements: tuple[str, ...]) -> None:
     if isolated and not set(isolated) >= set(elements):
         missing = ", ".join(sorted(set(elements) - set(isolated)))
-        raise ConfigError(f"no energy for {missing}; give all elements or none", field="data.isolated")
+        known = ", ".join(isolated)
+        message = f"energies of isolated atoms are known of {known}, not of {missing}; give all elements or none"
+        raise ConfigError(f"{message} (here, or as single atoms in the files)", field="data.isolated")
 
 
 def _check_complete(train: Split, elements: tuple[str, ...], field: str) -> None:

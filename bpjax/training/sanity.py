@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bpjax.training.label_checks import balance, missing, names, units
+from bpjax.training.label_checks import balance, derivatives, missing, names, units
 from bpjax.training.measures import Measures, measure, same_structure
 from bpjax.training.outliers import composition_energies, outliers
 from bpjax.training.sanity_report import Finding, Place, SanityReport
@@ -37,7 +37,7 @@ def sanity(
     findings: list[Finding] = []
     for name, split in splits.items():
         findings += missing(name, split, measured[name]) + names(name, split) + balance(name, split, measured[name])
-    findings += units(splits[first], train, elements, offsets)
+    findings += units(train, elements, offsets) + derivatives(splits)
     findings += _twins(splits, measured)
     named = [
         Place(*split.sources[n], detail=reason)

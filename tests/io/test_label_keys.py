@@ -8,7 +8,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.errors import FormatError, StructureError
-from bpjax.io.label_keys import LabelKeys, Unused, two_energies, unused_labels
+from bpjax.io.label_keys import LabelKeys, Unused, take_labels, two_energies, unused_labels
 from bpjax.io.labels import is_isolated_atom, labels, require_labels, weights_of
 from bpjax.io.structures import read_structures, write_structures
 
@@ -153,3 +153,17 @@ def test_results_hold_for_the_structure_that_they_were_made_for():
             "pbc": lambda a: a.set_pbc(not a.pbc[0]),
         }[change](other)
         assert labels(other).energy is None, change
+
+
+def test_named_labels_of_the_wrong_shape_are_refused(tmp_path):
+    """With six or nine atoms a column would pass for a stress."""
+    atoms = bulk("Cu").repeat((3, 2, 1))
+    atoms.arrays["REF_stress"], atoms.arrays["q"], atoms.info["mu"] = np.full(6, 0.1), np.zeros((6, 3)), np.zeros(2)
+    for key, name, message in (
+        ("stress", "REF_stress", "is a column"),
+        ("virial", "REF_stress", "is a column"),
+        ("charges", "q", r"has shape \(6, 3\); expected \(6,\)"),
+        ("dipole", "mu", r"has shape \(2,\); expected \(3,\)"),
+    ):
+        with pytest.raises(StructureError, match=message):
+            take_labels([atoms.copy()], LabelKeys(**{key: name}), "a.xyz")

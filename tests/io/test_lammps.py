@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.labels import labels
 from bpjax.io.structures import read_structures
 
 DATA = """\
@@ -48,6 +49,19 @@ def read(folder, text, name, **options):
     path = folder / name
     path.write_text(text)
     return read_structures(path, **options)
+
+
+def test_a_dump_has_no_energy(tmp_path):
+    """ASE puts zero beside the forces."""
+    text = (
+        DUMP.replace("x y z", "element x y z fx fy fz")
+        .replace("0 0.1\n", "0 0.1 1 2 3\n")
+        .replace("0.47", "0.47 4 5 6")
+    )
+    (found,) = read(tmp_path, text.replace("1 2 0", "1 2 H 0").replace("2 1 0", "2 1 O 0"), "a.lammpstrj")
+    label = labels(found)
+    assert label.energy is None and label.forces is not None
+    np.testing.assert_allclose(label.forces, [[1, 2, 3], [4, 5, 6]])
 
 
 @pytest.mark.parametrize("name", ["a.data", "a.lmp", "a.lammps"])

@@ -140,6 +140,32 @@ def test_text_that_says_two_things(tmp_path, comment, change, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [
+        ("# CELL(abcABC): 4 4 4 90 90 Step: 0 positions{angstrom} cell{angstrom}", "a cell that is not understood"),
+        ("# CELL(abcABC): nan 4 4 90 90 90 positions{angstrom} cell{angstrom}", "a cell that is not understood"),
+        ("# cell(abcABC): 4 4 4 90 90 90 Step: 0", "no unit of positions"),
+        ("# Traj: positions{furlong} Step: 0", "unknown unit 'furlong' of positions"),
+        ('Lattice="9 0 0 0 9 0 0 0 9" units=bohr', "says 'units=bohr', and extended XYZ is read in eV and A"),
+        ("energy=1.0 energy_unit=hartree", "says 'energy_unit=hartree'"),
+        ('pos_unit="nm"', "says 'pos_unit=\"nm'"),
+    ],
+)
+def test_cells_and_units_that_would_be_passed_over(tmp_path, comment, words):
+    with pytest.raises(FormatError) as error:
+        read_structures(written(tmp_path, comment, ATOMS))
+    assert words in str(error.value) and "line 2" in str(error.value)
+
+
+def test_units_that_are_read(tmp_path):
+    (found,) = read_structures(written(tmp_path, "# Traj: positions{atomic_unit} Step: 0", ATOMS))
+    np.testing.assert_allclose(found.positions, np.array(POSITIONS) * BOHR, rtol=1e-12)
+    assert not found.pbc.any()
+    for comment in ("energy=1.0 energy_unit=eV", "units=metal", 'note="volume in \u00c5\u00b3"'):
+        np.testing.assert_array_equal(read_structures(written(tmp_path, comment, ATOMS))[0].positions, POSITIONS)
+
+
 def test_columns_that_nobody_names_may_follow(tmp_path):
     rows = ATOMS.replace("\n", " 0.5 0.5\n")
     np.testing.assert_array_equal(read_structures(written(tmp_path, "plain", rows))[0].positions, POSITIONS)

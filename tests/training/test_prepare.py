@@ -1,5 +1,6 @@
 """Splits, isolated atoms and the checks before training."""
 
+import itertools
 from dataclasses import replace
 
 import ase.io
@@ -71,6 +72,10 @@ def test_isolated_atoms_that_cannot_be(folder):
     ):
         prepare(options, folder, 0)
     assert prepare(replace(options, contradictions="keep"), folder, 0).isolated["Cu"] == -45000.0
+    options = DataOptions(("train.extxyz", "atoms.extxyz"), isolated={"Cu": -2.0, "Al": -0.5})
+    ase.io.write(folder / "atoms.extxyz", [atom("Al", -0.5), atom("Cu", -1.5)])
+    with pytest.raises(StructureError, match=r"atoms.*frame 1: energy: .* is -1.5 eV, but data.isolated says -2"):
+        prepare(options, folder, 0)
     with pytest.raises(ConfigError, match="are they of another calculation"):
         prepare(DataOptions(("train.extxyz",), isolated={"Cu": -45000.0, "Al": -6500.0}), folder, 0)
 
@@ -85,6 +90,50 @@ def test_labels_that_contradict_each_other_are_refused(folder):
         prepare(options, folder, 0)
     found = prepare(replace(options, contradictions="keep"), folder, 0)
     assert any(f.certain for f in found.report.findings)
+
+
+CONTRADICTING = {
+    "stress_sign/negative": "have the stresses the other sign",
+    "stress_sign/virial_plus": "have the stresses the other sign",
+    "unit_checks_varied_cells/gradients": "are the forces gradients",
+    "unit_checks_varied_cells/hartree_bohr_forces": "a ratio of hartree/bohr and eV/A",
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTING)
+def test_contradictions_are_found_whatever_is_set_aside(shared, case):
+    """Files of public reports; the random choice of validation structures must not decide."""
+    path = shared / "cases" / f"{case}.extxyz"
+    for seed, fraction in itertools.product(range(3), (0.1, 0.3)):
+        with pytest.raises(ConfigError, match=CONTRADICTING[case]):
+            prepare(DataOptions((path.name,), validation_fraction=fraction), path.parent, seed)
+
+
+def test_files_that_do_not_say_their_format_or_species(folder):
+    """Forces without energies, of types without elements, under a name that says nothing."""
+    frames = structures(24)[3::4]
+    ase.io.write(folder / "any.name", frames, format="extxyz")
+    frames = "".join(
+        f"ITEM: TIMESTEP\n{n}\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\n"
+        f"ITEM: ATOMS id type x y z fx fy fz\n1 1 0 0 0 0.1 0 0\n2 2 {2 + 0.1 * n} 0 0 -0.1 0 0\n"
+        for n in range(8)
+    )
+    (folder / "dump.any").write_text(frames)
+    assert len(prepare(DataOptions(("any.name",), format="extxyz"), folder, 0).train) == 5
+    options = DataOptions(("dump.any",), unlabelled="keep", format="lammps-dump-text", species=("Cu", "Al"))
+    found = prepare(options, folder, 0)
+    assert found.elements == ("Al", "Cu") and found.report.splits["train"]["labels"]["energy"] == 0
+    with pytest.raises(FormatError, match="does not say which elements"):
+        prepare(replace(options, species=()), folder, 0)
+    with pytest.raises(ConfigError, match="'extxyzz' is no format that ASE reads; did you mean extxyz"):
+        prepare(replace(options, format="extxyzz"), folder, 0)
+
+
+def test_files_for_validation_are_looked_at_too(folder):
+    ase.io.write(folder / "right.extxyz", strained(12))
+    ase.io.write(folder / "wrong.extxyz", strained(seed=1, forces=-1.0))
+    with pytest.raises(ConfigError, match="validation: energy differences .* are the forces gradients"):
+        prepare(DataOptions(("right.extxyz",), ("wrong.extxyz",)), folder, 0)
 
 
 def test_names_of_labels(folder):
@@ -106,7 +155,7 @@ def test_bad_data_is_named(folder):
     with pytest.raises(FormatError, match=r"missing\.extxyz"):
         prepare(DataOptions(("missing.extxyz",)), folder, 0)
     ase.io.write(folder / "atoms.extxyz", [atom("Cu", -1.5)])
-    with pytest.raises(ConfigError, match="no energy for Al"):
+    with pytest.raises(ConfigError, match="known of Cu, not of Al; give all elements or none"):
         prepare(DataOptions(("train.extxyz", "atoms.extxyz")), folder, 0)
     with pytest.raises(StructureError, match=r"atoms\.extxyz.*isolated"):
         prepare(DataOptions(("atoms.extxyz",)), folder, 0)
