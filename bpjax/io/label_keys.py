@@ -32,7 +32,7 @@ _OF_ATOMS = ("forces", "charges")
 
 _LIKE = {"energy": "energ", "forces": "force", "stress": "stress|virial"}
 # Of each atom, of ours, and what says how far a label can be trusted.
-_NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma|mask", re.IGNORECASE)
+_NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma(?!0)|mask", re.IGNORECASE)
 
 
 @register

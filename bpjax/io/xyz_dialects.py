@@ -35,6 +35,10 @@ _IPI_UNITS = re.compile(r"([A-Za-z_]+)\{([A-Za-z_]+)\}")
 _CELL_KEY = re.compile(
     r"""(?<![A-Za-z_])(?:unit_?)?cell\s*[=:]\s*(?:"([^"]*)"|'([^']*)'|[\[({]([^\])}]*)[\])}]|(\S+))""", re.IGNORECASE
 )
+_OTHER_CELL = re.compile(
+    rf"(?i)\b[a-z_]*(?:cell|lattice|box)[a-z_]*\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}"
+    r"|\b(?:cell|lattice)\s*[=:({\[|]\s*\S*\d|CRYST1\s+\d"
+)
 _UNIT_KEY = re.compile(r"""(?i)([a-z_]*units?\s*[=:]\s*["']?([a-z./_]+))""")
 _OTHER_UNITS = re.compile(
     r"(?i)(bohr|au|a\.u\.?|atomic(_?units?)?|nm|nanomet(er|re)s?|ha|hartrees?|ry|rydbergs?|k(cal|j)(/mol|_per_mol)?|mev)$"
@@ -70,6 +74,8 @@ def is_plain(comment: bytes) -> bool:
     if b"properties=" in small and b"Properties=" not in comment:
         return False
     if b"positions{" in small or b"unit" in small:
+        return False
+    if b"Lattice=" not in comment and (b"box" in small or b"cryst1" in small):
         return False
     return b"cell" not in small and (b"pbc=" not in small or b"pbc=" in comment)
 
@@ -166,7 +172,7 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
         rest = (text[: found.start()] + text[found.end() :]).strip()
         pbc = "" if "pbc=" in rest else ' pbc="T T T"'
         return f"{_lattice(cell)}{pbc} {rest}", 1.0
-    if re.search(r"(?i)\b(cell|lattice)\s*[=:({\[|]\s*\S*\d", text):
+    if _OTHER_CELL.search(text):
         raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
     return text, 1.0
 

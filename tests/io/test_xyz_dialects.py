@@ -147,6 +147,12 @@ def test_text_that_says_two_things(tmp_path, comment, change, words):
         ("# CELL(abcABC): nan 4 4 90 90 90 positions{angstrom} cell{angstrom}", "a cell that is not understood"),
         ("# cell(abcABC): 4 4 4 90 90 90 Step: 0", "no unit of positions"),
         ("# Traj: positions{furlong} Step: 0", "unknown unit 'furlong' of positions"),
+        ('box="4 4 4"', "a cell that is not understood"),
+        ("box: 4.0 4.0 4.0", "a cell that is not understood"),
+        ('lattice_vectors="4 0 0 0 4 0 0 0 4"', "a cell that is not understood"),
+        ("cell_abc=4,4,4", "a cell that is not understood"),
+        ("jmolscript: unitcell {4 4 4 90 90 90}", "a cell that is not understood"),
+        ("CRYST1    4.000    4.000    4.000  90.00  90.00  90.00 P 1", "a cell that is not understood"),
         ('Lattice="9 0 0 0 9 0 0 0 9" units=bohr', "says 'units=bohr', and extended XYZ is read in eV and A"),
         ("energy=1.0 energy_unit=hartree", "says 'energy_unit=hartree'"),
         ('pos_unit="nm"', "says 'pos_unit=\"nm'"),
@@ -162,7 +168,13 @@ def test_units_that_are_read(tmp_path):
     (found,) = read_structures(written(tmp_path, "# Traj: positions{atomic_unit} Step: 0", ATOMS))
     np.testing.assert_allclose(found.positions, np.array(POSITIONS) * BOHR, rtol=1e-12)
     assert not found.pbc.any()
-    for comment in ("energy=1.0 energy_unit=eV", "units=metal", 'note="volume in \u00c5\u00b3"'):
+    for comment in (
+        "supercell=2x2x2",
+        "a box of water, 3 atoms",
+        "energy=1.0 energy_unit=eV",
+        "units=metal",
+        'note="volume in \u00c5\u00b3"',
+    ):
         np.testing.assert_array_equal(read_structures(written(tmp_path, comment, ATOMS))[0].positions, POSITIONS)
 
 

@@ -157,20 +157,23 @@ def read_weights(path: str | os.PathLike[str], network: MLP, size: int, *, surpl
 
 
 def _check_places(lines: list[Line], layers: list[tuple[str, int, int]]) -> None:
-    """Raises where a line says that it belongs elsewhere: numbers count by their position alone, as in n2p2 and RuNNer."""
-    places = []
+    """Raises where a line says that it belongs elsewhere, or has other columns than n2p2 and RuNNer write.
+
+    These are the number alone, or with its kind, its running number, and its layers and neurons. Numbers count by their position
+    alone, as in these programs.
+    """
+    places: list[tuple] = []
     for number, (_, inputs, outputs) in enumerate(layers, start=1):
         places += [("a", number - 1, j, number, k) for j in range(1, inputs + 1) for k in range(1, outputs + 1)]
         places += [("b", number, k) for k in range(1, outputs + 1)]
-    for line, place in zip(lines, places, strict=True):
-        words = line.words[1:2] + line.words[3:]
-        numbers = [int(w) for w in words[1:] if w.isdigit()]
-        if words[:1] not in (("a",), ("b",)) or len(numbers) < 2:
-            continue  # without columns that say it
-        found = (words[0], *numbers)
-        if found != place:
-            said, meant = (" ".join(map(str, p)) for p in (found, place))
-            raise line.error(f"says that it is {said} (kind, layers and neurons), but here stands {meant}")
+    bare = len(lines[0].words) == 1
+    for count, (line, (kind, *indices)) in enumerate(zip(lines, places, strict=True), start=1):
+        said, meant = list(line.words[1:]), [kind, *map(str, (count, *indices))]
+        if said != ([] if bare else meant):
+            shown = (
+                "nothing but the number" if bare else f"{' '.join(meant)} (kind, number, layers and neurons) behind it"
+            )
+            raise line.error(f"says {' '.join(said) or 'nothing'} behind the weight, but here stands {shown}")
 
 
 _WEIGHTS_HEADER = """\

@@ -58,7 +58,7 @@ def weight_count(inputs, hidden=HIDDEN):
 
 def weights(inputs, seed=0, hidden=HIDDEN):
     values = np.random.default_rng(seed).normal(size=weight_count(inputs, hidden))
-    return "# header\n" + "".join(f"{value:24.16E} a {n:9d}\n" for n, value in enumerate(values, start=1))
+    return "# header\n" + "".join(f"{value:24.16E}\n" for value in values)
 
 
 def write_example(path, seed=0, text=INPUT):

@@ -180,7 +180,7 @@ def test_what_scaling_needs(folder):
         ("weights.006.data", lambda text: "x" + text, "line 1: expected a weight, found 'x'"),
         (
             "weights.006.data",
-            lambda text: text.replace("\n", "\nnan a 1\n", 1),
+            lambda text: text.replace("\n", "\nnan\n", 1),
             "line 2: expected a weight, found 'nan'",
         ),
         ("weights.006.data", lambda text: "\n \n", "is empty"),

@@ -122,9 +122,22 @@ def test_weights_that_say_that_they_belong_elsewhere(neon):
     ]
     path.write_text("\n".join(rows))
     read_potential(neon, "hartree-bohr")
-    rows[1], rows[3] = rows[3], rows[1]
-    path.write_text("\n".join(rows))
-    with pytest.raises(
-        FormatError, match=r"weights\.010\.data: line 2: says that it is a 0 2 1 1 .*, but here stands a 0 1 1 2"
+    first, second, *others = rows
+    for changed, message in (
+        (
+            [first, rows[3], rows[2], second, *rows[4:]],
+            "line 2: says a 4 0 2 1 1 behind the weight, but here stands a 2 0 1 1 2",
+        ),
+        ([first, second.replace(" a ", " A "), *others], "line 2: says A 2 0 1 1 2 behind"),
+        ([first, second.replace(" 2 ", " 7 ", 1), *others], "line 2: says a 7 0 1 1 2 behind"),
+        ([first, f"{second} 0.5", *others], "line 2: says a 2 0 1 1 2 0.5 behind"),
+        ([first, " ".join(second.split()[:3]), *others], "line 2: says a 2 behind"),
+        ([first, second.split()[0], *others], "line 2: says nothing behind"),
+        (
+            [first.split()[0], *rows[1:]],
+            "line 2: says a 2 0 1 1 2 behind the weight, but here stands nothing but the number",
+        ),
     ):
-        read_potential(neon, "hartree-bohr")
+        path.write_text("\n".join(changed))
+        with pytest.raises(FormatError, match=rf"weights\.010\.data: {message}"):
+            read_potential(neon, "hartree-bohr")
