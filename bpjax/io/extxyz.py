@@ -213,12 +213,18 @@ def _frames(
 _OF_STRUCTURE = {*NAMES["energy"], *NAMES["stress"]}
 _QUOTED = re.compile(rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'|\{[^}]*\}")
 _KEY = re.compile(rb"([^\s=\"']+)\s*=")
+_COUNTS = {b"energy": (1,), b"free_energy": (1,), b"stress": (6, 9), b"virial": (6, 9), b"Lattice": (9,)}
+"""How many numbers belong to a key of the comment line."""
+_VALUES = re.compile(
+    rb"(?:(?<=\s)|^)(" + b"|".join(_COUNTS) + rb")=(?:\"([-+.,\deE_\s]*)\"|'([-+.,\deE_\s]*)'|([-+.,\deE_]+)(?=\s|$))"
+)
 
 
 def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> None:
     """Raises where ASE would take one of two things that a comment line says.
 
-    These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts.
+    These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts,
+    "1_0" for 10; and where there are too few or too many numbers, which ASE does not say well.
     """
     keys = _KEY.findall(_QUOTED.sub(b'""', comment))
     if len(set(keys)) != len(keys):
@@ -226,6 +232,13 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
     if b"Properties=" in comment and (columns := _OF_STRUCTURE & set(_columns(comment)[::3])):
         raise FormatError(path, f"{min(columns)!r} {A_COLUMN}", line)
+    for name, *values in _VALUES.findall(comment):
+        words = b"".join(values).replace(b",", b" ").split()
+        if wrong := [word for word in words if b"_" in word]:
+            raise FormatError(path, f"{name.decode()}: expected a number, found {excerpt(wrong[0])}", line)
+        if len(words) not in _COUNTS[name]:
+            wanted = " or ".join(map(str, _COUNTS[name]))
+            raise FormatError(path, f"{name.decode()} has {len(words)} numbers; expected {wanted}", line)
     if not comment.isascii():
         text = comment.decode(errors="replace")
         wrong = next((word for word in text.split() if any(c.isdecimal() and not c.isascii() for c in word)), None)

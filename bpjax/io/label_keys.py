@@ -30,7 +30,11 @@ A_COLUMN = "is a column, with a row for each atom; that of the structure stands 
 
 _OF_ATOMS = ("forces", "charges")
 
-_LIKE = {"energy": "energ", "forces": "force", "stress": "stress|virial"}
+_LIKE = {
+    "energy": r"energ|^e(_?(0|tot|total|dft|pot|ref))?$|^(dft|ref)_e$",
+    "forces": r"force|^f(_?(dft|ref))?$|^frc$|^(dft|ref)_f$",
+    "stress": r"stress|virial|^vir$",
+}
 # Of each atom, of ours, and what says how far a label can be trusted.
 _NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma(?!0)|mask", re.IGNORECASE)
 

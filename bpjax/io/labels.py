@@ -116,7 +116,8 @@ def is_isolated_atom(atoms: ase.Atoms) -> bool:
     """Whether a structure is a single atom without neighbours: not periodic, in a wide box, or called so by its group."""
     if len(atoms) != 1:
         return False
-    if not atoms.pbc.any() or group_of(atoms).lower().replace("_", "").startswith("isolated"):
+    group = group_of(atoms).lower().replace("_", "").replace("-", "")
+    if not atoms.pbc.any() or group.startswith("isolated") or group in ("atom", "singleatom", "freeatom"):
         return True
     vectors = atoms.cell.array[atoms.pbc]
     near = np.array(list(itertools.product((-1, 0, 1), repeat=len(vectors))))

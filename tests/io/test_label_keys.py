@@ -87,6 +87,9 @@ def test_what_looks_like_a_label_and_is_not_used():
     ]
     assert found[1].sentence(3, "-f") == "'force' in 1 of 3 structures is not used, and 1 of these have no forces (-f)"
     assert found[2].sentence(3, "-v") == "'virials' in 2 of 3 structures is not used (-v)"
+    for name in ("E", "Etot", "e_dft", "F", "frc", "f_dft", "vir", "energy_sigma0"):
+        assert [one.name for one in unused_labels([copper(**{name: 1.0})])] == [name]
+    assert not unused_labels([copper(element=1.0, file="x", fermi=0.1, force_std=1.0, stress_sigma=2.0, e_field=1.0)])
     assert two_energies(full) == (1.0, 1.0) and two_energies(bare) is None
 
 
@@ -121,6 +124,8 @@ def test_a_column_is_no_label_of_the_structure(tmp_path, name):
         ([3.6, 3.6, 3.6], True, "isolated_atom", True),
         ([3.6, 3.6, 3.6], True, "IsolatedAtom", True),
         ([3.6, 3.6, 3.6], True, "isolated", True),
+        ([3.6, 3.6, 3.6], True, "free_atom", True),
+        ([3.6, 3.6, 3.6], True, "atomic_wire", False),
         # Long vectors of a short lattice: the difference of the first two is 2 A.
         ([[20, 0, 0], [20, 2, 0], [0, 0, 20]], True, None, False),
         ([3, 3, 20], (True, True, False), None, False),

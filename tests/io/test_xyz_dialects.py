@@ -132,6 +132,11 @@ def test_what_is_no_element(tmp_path, word):
         ("", ("0.76 0.0", "\uff10.76 0.0"), "line 4: expected a number, found"),
         ("energy=1.0 energy=2.0", ("", ""), "line 2: 'energy' stands twice in the comment line"),
         ("energy=\uff11.5", ("", ""), "line 2: digits that are not those of ASCII"),
+        ("energy=-1_0.5", ("", ""), "line 2: energy: expected a number, found '-1_0.5'"),
+        ('stress="1 2 3 4"', ("", ""), "line 2: stress has 4 numbers; expected 6 or 9"),
+        ("virial='1 2 3'", ("", ""), "line 2: virial has 3 numbers; expected 6 or 9"),
+        ('Lattice="9 9 9"', ("", ""), "line 2: Lattice has 3 numbers; expected 9"),
+        ('energy="1.0 2.0" pbc="F F F"', ("", ""), "line 2: energy has 2 numbers; expected 1"),
     ],
 )
 def test_text_that_says_two_things(tmp_path, comment, change, words):

@@ -9,6 +9,7 @@ from typing import Any
 
 from bpjax.descriptors.symmetry import COMPACT, NEIGHBORS, SymmetryFunction
 from bpjax.elements import atomic_numbers
+from bpjax.errors import FormatError
 from bpjax.interop.n2p2.lines import Line
 
 _FIELDS = {
@@ -61,6 +62,9 @@ def parse_function(line: Line, elements: Sequence[str]) -> tuple[str, SymmetryFu
     first = 3 + NEIGHBORS[kind]
     fields, count = _FIELDS[kind], len(line.words) - first
     least = len(fields) - (kind in (3, 9))
+    for stop in (least, len(fields)):  # words behind the numbers are a comment, as n2p2 and RuNNer read the line
+        if count > stop and not _is_number(line, first + stop):
+            count = stop
     if not least <= count <= len(fields):
         raise line.error(f"type {kind} needs {_needed(kind)} after the type, found {len(line.words) - 3} values")
     for element in (line.words[1], *line.words[3:first]):
@@ -94,6 +98,14 @@ def for_all_neighbors(line: Line, elements: Sequence[str], centers: Sequence[str
     rest = line.words[at + 1 :]
     made = product(centers, neighbors)
     return [replace(line, words=("symfunction_short", c, line.words[at], *n, *rest)) for c, n in made]
+
+
+def _is_number(line: Line, index: int) -> bool:
+    try:
+        line.real(index, "a number")
+    except FormatError:
+        return False
+    return True
 
 
 def _value(line: Line, index: int, name: str) -> Any:

@@ -11,7 +11,7 @@ from bpjax.descriptors import SymmetryFunction
 from bpjax.errors import FormatError
 from bpjax.interop.n2p2 import read_settings, settings_text, sort_key, sorted_functions
 from bpjax.interop.n2p2.functions import function_text, parse_function
-from bpjax.interop.n2p2.lines import read_lines
+from bpjax.interop.n2p2.lines import Line, read_lines
 from bpjax.interop.n2p2.shapes import LETTERS
 from bpjax.networks import MLP
 from tests.interop.n2p2.example import INPUT
@@ -182,6 +182,16 @@ def test_what_is_wrong_is_said_in_one_line(read, tmp_path, old, new, message):
     with pytest.raises(FormatError) as caught:
         read(INPUT.replace(old, new))
     assert str(caught.value).startswith(f"{tmp_path}/input.nn: {message}"), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "behind", "r_s"), [("H 2 O 0.02 0.5 6.0", "for water", 0.5), ("H 3 H O 0.01 1 2 6.0", "for water", 0.0),
+                                ("H 3 H O 0.01 1 2 6.0 5d-1", "", 0.5), ("H 3 H O 0.01 1 2 6.0 5d-1", "for water", 0.5)]
+)  # fmt: skip
+def test_words_behind_a_function_are_a_comment(line, behind, r_s):
+    words = ("symfunction_short", *line.split(), *behind.split())
+    element, function = parse_function(Line("input.nn", 1, words), ("H", "C", "O"))
+    assert element == "H" and function.r_s == r_s and function.cutoff == 6.0
 
 
 def test_missing_and_empty_files(read, tmp_path):
