@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.geometry import complete_cell
 
 from bpjax import units
 from bpjax.dynamics import ensembles
 from bpjax.dynamics.settings import Settings
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError, StructureError
-from bpjax.io.structures import check_structure
+from bpjax.io.structures import check_structure, full_cell
 from bpjax.potential import Potential
 
 
@@ -34,7 +33,7 @@ class Coordinates:
             self.origin = atoms.positions.mean(axis=0)
             self.start = atoms.positions - self.origin
             return
-        cell = ase.Atoms(cell=complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))).cell
+        cell = ase.Atoms(cell=full_cell(atoms)).cell
         standard, rotation = cell.standard_form()
         sign = np.sign(np.linalg.det(standard.array))
         self.cell, self.rotation = np.tril(sign * standard.array), sign * rotation

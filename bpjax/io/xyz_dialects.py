@@ -152,10 +152,10 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
     if is_plain(text.encode()):
         return text, 1.0
     found = _IPI.search(text)
+    if found is None and _LIKE_IPI.search(text):
+        raise _not_understood(path, text, line)
     if found or "positions{" in text:
         return _of_ipi(path, text, found, line)
-    if _LIKE_IPI.search(text):
-        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
     for entry, unit in _UNIT_KEY.findall(text):
         if _OTHER_UNITS.match(unit):
             message = (
@@ -173,7 +173,7 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
         pbc = "" if "pbc=" in rest else ' pbc="T T T"'
         return f"{_lattice(cell)}{pbc} {rest}", 1.0
     if _OTHER_CELL.search(text):
-        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+        raise _not_understood(path, text, line)
     return text, 1.0
 
 
@@ -185,8 +185,6 @@ def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match | None, lin
     if not length["positions"] and other:
         raise FormatError(path, f"holds {', '.join(sorted(other))} of i-PI, not positions", line)
     if found is None:
-        if _LIKE_IPI.search(text):
-            raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
         del length["cell"]
     names = {"atomic_unit": "bohr", "nanometer": "nm"}
     factors = {}
@@ -213,13 +211,17 @@ def _cell(path: str | os.PathLike[str], text: str, line: int) -> np.ndarray:
     words = re.findall(_NUMBER, text)
     left = re.sub(_NUMBER, "", text)
     if len(words) not in (3, 6, 9) or re.search(r"[^\s,;\[\](){}]", left):
-        raise FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
+        raise _not_understood(path, text, line)
     numbers = np.array([float(word) for word in words])
     if not all(math.isfinite(number) for number in numbers):
         raise FormatError(path, f"a cell that is not finite: {text.strip()[:60]!r}", line)
     return (
         np.diag(numbers) if len(words) == 3 else cellpar_to_cell(numbers) if len(words) == 6 else numbers.reshape(3, 3)
     )
+
+
+def _not_understood(path: str | os.PathLike[str], text: str, line: int) -> FormatError:
+    return FormatError(path, f"a cell that is not understood: {text.strip()[:60]!r}; {_UNDERSTOOD}", line)
 
 
 def _lattice(cell: np.ndarray) -> str:
