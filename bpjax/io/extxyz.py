@@ -24,6 +24,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from bpjax.errors import FormatError, StructureError
 from bpjax.io import xyz_dialects
 from bpjax.io.label_keys import A_COLUMN, NAMES
+from bpjax.io.labels import NOT_SYMMETRIC, is_symmetric
 
 # Results whose first axis is atoms; anything else might only by chance have as many entries as there are atoms.
 _PER_ATOM = ("forces", "energies", "stresses", "charges", "magmoms")
@@ -211,9 +212,17 @@ def _frames(
 
 
 _OF_STRUCTURE = {*NAMES["energy"], *NAMES["stress"]}
-_QUOTED = re.compile(rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'|\{[^}]*\}")
-_KEY = re.compile(rb"([^\s=\"']+)\s*=")
-_COUNTS = {b"energy": (1,), b"free_energy": (1,), b"stress": (6, 9), b"virial": (6, 9), b"Lattice": (9,)}
+_QUOTED = rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'"
+_KEY = re.compile(rb"(" + _QUOTED + rb"|[^\s=\"']+)\s*(=?)\s*(?:(?<==)(?:" + _QUOTED + rb"|\{[^}]*\}|[^\s\"']+))?")
+"""A word of the comment line, and the = after it where it is a key, whose value is passed over."""
+_COUNTS = {
+    b"energy": (1,),
+    b"free_energy": (1,),
+    b"stress": (6, 9),
+    b"virial": (6, 9),
+    b"dipole": (3,),
+    b"Lattice": (9,),
+}
 """How many numbers belong to a key of the comment line."""
 _VALUES = re.compile(
     rb"(?:(?<=\s)|^)(" + b"|".join(_COUNTS) + rb")=(?:\"([-+.,\deE_\s]*)\"|'([-+.,\deE_\s]*)'|([-+.,\deE_]+)(?=\s|$))"
@@ -224,9 +233,9 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
     """Raises where ASE would take one of two things that a comment line says.
 
     These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts,
-    "1_0" for 10; and where there are too few or too many numbers, which ASE does not say well.
+    "1_0" for 10, stresses that are not symmetric; and where there are too few or too many numbers, which ASE does not say well.
     """
-    keys = _KEY.findall(_QUOTED.sub(b'""', comment))
+    keys = [word.strip(b"\"'") for word, sign in _KEY.findall(comment) if sign]
     if len(set(keys)) != len(keys):
         twice = next(key for n, key in enumerate(keys) if key in keys[:n])
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
@@ -239,6 +248,13 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
         if len(words) not in _COUNTS[name]:
             wanted = " or ".join(map(str, _COUNTS[name]))
             raise FormatError(path, f"{name.decode()} has {len(words)} numbers; expected {wanted}", line)
+        if len(words) == 9 and name != b"Lattice":
+            try:
+                symmetric = is_symmetric([float(word) for word in words])
+            except ValueError:
+                continue  # ASE will say so
+            if not symmetric:
+                raise FormatError(path, f"{name.decode()} {NOT_SYMMETRIC}", line)
     if not comment.isascii():
         text = comment.decode(errors="replace")
         wrong = next((word for word in text.split() if any(c.isdecimal() and not c.isascii() for c in word)), None)

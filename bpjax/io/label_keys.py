@@ -32,9 +32,10 @@ _OF_ATOMS = ("forces", "charges")
 
 _LIKE = {
     "energy": r"energ|^e(_?(0|tot|total|dft|pot|ref))?$|^(dft|ref)_e$",
-    "forces": r"force|^f(_?(dft|ref))?$|^frc$|^(dft|ref)_f$",
+    "forces": r"force|gradients?$|^grad$|^f(_?(dft|ref))?$|^frc$|^(dft|ref)_f$",
     "stress": r"stress|virial|^vir$",
 }
+_TENSORS = ("pressure", "sigma")  # which are other things as well, and then one number
 # Of each atom, of ours, and what says how far a label can be trusted.
 _NO_LABELS = re.compile(r"energies|stresses|weight|spread|noise|error|std|uncertainty|sigma(?!0)|mask", re.IGNORECASE)
 
@@ -158,8 +159,10 @@ def unused_labels(frames: Iterable[ase.Atoms]) -> list[Unused]:
     for atoms in frames:
         there = _everything(atoms)
         used = {label: next((name for name in names if name in there), None) for label, names in NAMES.items()}
-        for name in there:
+        for name, value in there.items():
             key = _looks_like(name)
+            if key is None and name.lower() in _TENSORS and np.size(value) in (6, 9):
+                key = "stress"
             if key is None or name in used.values():
                 continue
             one = found.setdefault(name, Unused(name, key))

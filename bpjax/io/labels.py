@@ -82,12 +82,24 @@ def _first(known: dict[str, Any], names: Sequence[str], path: _Path | None, fram
 
 
 def _tensor(value: np.ndarray, field: str, path: _Path | None, frame: int | None) -> np.ndarray:
-    """A 3 x 3 tensor from 6 (Voigt order xx yy zz yz xz xy) or 9 entries."""
+    """A symmetric 3 x 3 tensor from 6 (Voigt order xx yy zz yz xz xy) or 9 entries."""
     if value.shape == (6,):
         return voigt_6_to_full_3x3_stress(value)
-    if value.size == 9:
-        return value.reshape(3, 3)
-    raise StructureError(f"must have 6 or 9 entries, not {value.size}", path, frame, field)
+    if value.size != 9:
+        raise StructureError(f"must have 6 or 9 entries, not {value.size}", path, frame, field)
+    value = value.reshape(3, 3)
+    if not is_symmetric(value.ravel().tolist()):
+        raise StructureError(NOT_SYMMETRIC, path, frame, field)
+    return 0.5 * (value + value.T)
+
+
+NOT_SYMMETRIC = "is not symmetric, as a stress is; are its nine numbers those of another quantity, or in another order?"
+
+
+def is_symmetric(value: Sequence[float]) -> bool:
+    """Whether nine numbers are a symmetric tensor, up to the noise that calculations have."""
+    off = max(abs(value[1] - value[3]), abs(value[2] - value[6]), abs(value[5] - value[7]))
+    return not (off > 1e-3 and off > 0.1 * max(map(abs, value)))
 
 
 def _agreed(stress: np.ndarray, other: np.ndarray, path: _Path | None, frame: int | None) -> np.ndarray:
@@ -119,12 +131,17 @@ def is_isolated_atom(atoms: ase.Atoms) -> bool:
     group = group_of(atoms).lower().replace("_", "").replace("-", "")
     if not atoms.pbc.any() or group.startswith("isolated") or group in ("atom", "singleatom", "freeatom"):
         return True
-    vectors = atoms.cell.array[atoms.pbc]
-    near = np.array(list(itertools.product((-1, 0, 1), repeat=len(vectors))))
-    lengths = np.linalg.norm(
-        near[np.any(near != 0, axis=1)] @ np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])[atoms.pbc], axis=1
-    )
-    return bool(lengths.min() >= ALONE)
+    return nearest_image(atoms) >= ALONE
+
+
+def nearest_image(atoms: ase.Atoms) -> float:
+    """Distance in A of an atom to the nearest of its own images; infinite where nothing repeats."""
+    periods = int(atoms.pbc.sum())
+    if not periods:
+        return float("inf")
+    near = np.array([n for n in itertools.product((-1, 0, 1), repeat=periods) if any(n)])
+    reduced = np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])[atoms.pbc]
+    return float(np.linalg.norm(near @ reduced, axis=1).min())
 
 
 def weights_of(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> tuple[float, np.ndarray]:

@@ -54,9 +54,15 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
             raise ConfigError(f"is for LAMMPS files, {os.fspath(path)} has elements", field="species")
         return {}
     with open_with_compression(os.fspath(path), "rb") as file:
-        types, masses, names = (_of_data if file_format == DATA else _of_dump)(
-            file.read().decode(errors="replace").split("\n")
-        )
+        lines = file.read().decode(errors="replace").split("\n")
+    options: dict[str, Any] = {}
+    if file_format == DATA:
+        types, masses, names = _types_of_data(path, lines)
+        options["atom_style"] = _style(path, lines, types)
+        if names:
+            options["sort_by_id"] = False  # ASE sorts all but the names of the types
+    else:
+        types, masses, names = _types_of_dump(lines)
     if species is not None:
         try:
             numbers = atomic_numbers(species)
@@ -65,10 +71,10 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
         if len(species) < types:
             raise ConfigError(f"{', '.join(species)}: {os.fspath(path)} has types up to {types}", field="species")
         if file_format == DATA:
-            return {"Z_of_type": {n: int(Z) for n, Z in enumerate(numbers, start=1)}}
+            return {**options, "Z_of_type": {n: int(Z) for n, Z in enumerate(numbers, start=1)}}
         return {"specorder": list(species)}
     if names:
-        return {}
+        return options
     if not masses:
         raise FormatError(
             path, f"has atoms of types 1 to {types} and does not say which elements these are; name them (species)"
@@ -77,26 +83,91 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
         nearest = int(np.argmin(np.abs(atomic_masses - mass)))
         if abs(atomic_masses[nearest] - mass) > _NEAR or nearest == 0:
             raise FormatError(path, f"mass {mass:g} of type {kind} is that of no element; name them (species)")
-    return {}
+    return options
 
 
-def _of_data(lines: list[str]) -> tuple[int, dict[int, float], bool]:
-    """Number of types, masses by type, and whether types have names that ASE reads."""
-    plain = [line.split("#")[0].split() for line in lines]
-    types = next((int(words[0]) for words in plain if words[1:] == ["atom", "types"] and words[0].isdigit()), 0)
-    masses: dict[int, float] = {}
-    starts = [n for n, words in enumerate(plain) if words == ["Masses"]]
-    for words in plain[starts[0] + 1 :] if starts else []:
-        if not words:
-            continue
-        if len(words) != 2 or not words[0].isdigit():
+def _section(lines: list[str], name: str) -> list[tuple[int, list[str]]]:
+    """Number and words of each line of a section of a data file; its own line, with the comment, first."""
+    start = next((n for n, line in enumerate(lines) if line.split("#")[0].split() == name.split()), None)
+    if start is None:
+        return []
+    found = [(start + 1, lines[start].replace("#", " # ").split())]
+    for number, line in enumerate(lines[start + 1 :], start + 2):
+        words = line.split("#")[0].split()
+        if words and words[0][0].isalpha():
             break
-        masses[int(words[0])] = float(words[1])
-    return types, masses, ["Atom", "Type", "Labels"] in plain
+        if words:
+            found.append((number, words))
+    return found
 
 
-def _of_dump(lines: list[str]) -> tuple[int, dict[int, float], bool]:
-    """As `_of_data`; columns of elements or masses will do, without them only types count."""
+def _types_of_data(path: _Path, lines: list[str]) -> tuple[int, dict[int, float], bool]:
+    """Number of types, masses by type, and whether types have names that ASE reads."""
+    types = _count(lines, "atom types")
+    masses: dict[int, float] = {}
+    for number, words in _section(lines, "Masses")[1:]:
+        try:
+            masses[int(words[0])] = float(words[1])
+        except (ValueError, IndexError):
+            raise FormatError(path, f"expected a type and its mass, found {' '.join(words)[:40]!r}", number) from None
+    return types, masses, bool(_section(lines, "Atom Type Labels"))
+
+
+def _count(lines: list[str], of: str) -> int:
+    """The number that stands before some words in the head of a data file; 0 if none does."""
+    plain = (line.split("#")[0].split() for line in lines[1:])
+    return next((int(words[0]) for words in plain if words[1:] == of.split() and words[0].isdigit()), 0)
+
+
+_STYLES = {
+    "atomic": 5,
+    "charge": 6,
+    "bond": 6,
+    "angle": 6,
+    "molecular": 6,
+    "full": 7,
+}
+"""Styles of atoms that ASE reads, and numbers on the line of an atom; three more where images are counted."""
+
+
+def _style(path: _Path, lines: list[str], types: int) -> str:
+    """The style of the atoms, by the comment of their section, or else by what stands there.
+
+    Raises:
+      FormatError: too few or too many atoms, a style that ASE does not read, or one that cannot be told.
+    """
+    head, *rows = _section(lines, "Atoms") or [(0, [])]
+    atoms = _count(lines, "atoms")
+    if len(rows) != atoms:
+        line = rows[-1][0] if rows else head[0] or None
+        raise FormatError(path, f"has {len(rows)} lines of atoms where its head says {atoms}", line)
+    given = "".join(head[1][2:3])
+    if given and given not in _STYLES:
+        raise FormatError(path, f"atoms of style {given!r}; known are {', '.join(_STYLES)}", head[0])
+    first = len(rows[0][1]) if rows else _STYLES["atomic"]
+    likely = [style for style, count in _STYLES.items() if first in (count, count + 3) and given in ("", style)]
+    for number, words in rows:
+        if len(words) != first or not likely:
+            wanted = f"as many numbers as the first, {first}" if likely else f"{_numbers_of(given)} numbers"
+            raise FormatError(path, f"an atom needs {wanted}; found {len(words)}", number)
+    if len(likely) == 1:
+        return likely[0]
+    # Both have six: id type q x y z, and id molecule type x y z.
+    known = {*map(str, range(1, types + 1)), *(words[-1] for _, words in _section(lines, "Atom Type Labels")[1:])}
+    charge, molecule = ({words[place] for _, words in rows} <= known for place in (1, 2))
+    if charge and molecule:
+        message = 'the style of the atoms is not clear; say it as LAMMPS does, "Atoms # charge" or "Atoms # molecular"'
+        raise FormatError(path, message, head[0])
+    return "molecular" if molecule else "charge"
+
+
+def _numbers_of(style: str) -> str:
+    counts = [_STYLES[style]] if style else sorted(set(_STYLES.values()))
+    return " or ".join(str(n) for n in sorted({*counts, *(n + 3 for n in counts)}))
+
+
+def _types_of_dump(lines: list[str]) -> tuple[int, dict[int, float], bool]:
+    """As `_types_of_data`; columns of elements or masses will do, without them only types count."""
     header = next((line.split()[2:] for line in lines if line.startswith("ITEM: ATOMS")), [])
     if "element" in header or "mass" in header or "type" not in header:
         return 0, {}, True

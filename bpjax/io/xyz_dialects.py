@@ -35,6 +35,7 @@ _IPI_UNITS = re.compile(r"([A-Za-z_]+)\{([A-Za-z_]+)\}")
 _CELL_KEY = re.compile(
     r"""(?<![A-Za-z_])(?:unit_?)?cell\s*[=:]\s*(?:"([^"]*)"|'([^']*)'|[\[({]([^\])}]*)[\])}]|(\S+))""", re.IGNORECASE
 )
+_LATTICE = re.compile(r"""Lattice=["']?([^"']*)""")
 _OTHER_CELL = re.compile(
     rf"(?i)\b[a-z_]*(?:cell|lattice|box)[a-z_]*\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}"
     r"|\b(?:cell|lattice)\s*[=:({\[|]\s*\S*\d|CRYST1\s+\d"
@@ -73,7 +74,7 @@ def is_plain(comment: bytes) -> bool:
         return False
     if b"properties=" in small and b"Properties=" not in comment:
         return False
-    if b"positions{" in small or b"unit" in small:
+    if b"positions{" in small or b"unit" in small or b"species:i:" in small:
         return False
     if b"Lattice=" not in comment and (b"box" in small or b"cryst1" in small):
         return False
@@ -165,16 +166,37 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
     text = re.sub(
         r"(?i)(?<![A-Za-z_])(lattice|properties|pbc)\s*=", lambda key: f"{_KEYS[key.group(1).lower()]}=", text
     )
-    if "Lattice=" in text:
+    text = re.sub(r"(?i)\bspecies:I:", "species:S:", text)
+    found = _CELL_KEY.search(text)
+    if lattice := _LATTICE.search(text):
+        _check_same(path, lattice.group(1), found, line)
         return text, 1.0
-    if found := _CELL_KEY.search(text):
-        cell = _cell(path, next(part for part in found.groups() if part is not None), line)
+    if found:
+        cell = _cell(path, _value(found), line)
         rest = (text[: found.start()] + text[found.end() :]).strip()
         pbc = "" if "pbc=" in rest else ' pbc="T T T"'
         return f"{_lattice(cell)}{pbc} {rest}", 1.0
     if _OTHER_CELL.search(text):
         raise _not_understood(path, text, line)
     return text, 1.0
+
+
+def _check_same(path: str | os.PathLike[str], lattice: str, other: re.Match | None, line: int) -> None:
+    """Raises where a second cell of the comment line is not that of ``Lattice``; names are no cells."""
+    numbers = [] if other is None else re.findall(_NUMBER, _value(other))
+    if other is None or len(numbers) not in (3, 6, 9):
+        return
+    one, two = _cell(path, lattice, line), _cell(path, _value(other), line)
+    # Lengths and angles say nothing of the direction.
+    metrics = [cell @ cell.T for cell in (one, two)]
+    if not np.allclose(*metrics, rtol=1e-3, atol=1e-3 * np.abs(metrics[0]).max()):
+        raise FormatError(
+            path, f"has two cells, Lattice and {other.group().strip()[:60]!r}; take the wrong one out", line
+        )
+
+
+def _value(found: re.Match) -> str:
+    return next(part for part in found.groups() if part is not None)
 
 
 def _of_ipi(path: str | os.PathLike[str], text: str, found: re.Match | None, line: int) -> tuple[str, float]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bpjax.training.label_checks import balance, derivatives, missing, names, units
+from bpjax.training.derivative_checks import bonded, derivatives
+from bpjax.training.label_checks import balance, lone, missing, names, units
 from bpjax.training.measures import Measures, measure, same_structure
 from bpjax.training.outliers import composition_energies, outliers
 from bpjax.training.sanity_report import Finding, Place, SanityReport
@@ -36,8 +37,11 @@ def sanity(
     offsets = composition_energies(train, None if not isolated else np.array([isolated[e] for e in elements]))
     findings: list[Finding] = []
     for name, split in splits.items():
-        findings += missing(name, split, measured[name]) + names(name, split) + balance(name, split, measured[name])
+        findings += missing(name, split, measured[name]) + names(name, split) + lone(name, split)
+        findings += balance(name, split, measured[name])
     findings += units(train, elements, offsets) + derivatives(splits)
+    for name, split in splits.items():
+        findings += bonded(name, split, measured[name])
     findings += _twins(splits, measured)
     named = [
         Place(*split.sources[n], detail=reason)

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from bpjax.training.splits import Split
+
 _SHOWN = 5
 
 
@@ -17,6 +21,14 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.path}: frame {self.frame}{f': {self.detail}' if self.detail else ''}"
+
+
+def places(split: Split, chosen: np.ndarray, details: Sequence[str] = ()) -> tuple[Place, ...]:
+    """Some structures of a split, and what each is named for."""
+    return tuple(
+        Place(*split.sources[n], detail=detail)
+        for n, detail in zip(chosen.tolist(), details or [""] * len(chosen), strict=True)
+    )
 
 
 @dataclass(frozen=True)

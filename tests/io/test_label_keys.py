@@ -87,10 +87,20 @@ def test_what_looks_like_a_label_and_is_not_used():
     ]
     assert found[1].sentence(3, "-f") == "'force' in 1 of 3 structures is not used, and 1 of these have no forces (-f)"
     assert found[2].sentence(3, "-v") == "'virials' in 2 of 3 structures is not used (-v)"
-    for name in ("E", "Etot", "e_dft", "F", "frc", "f_dft", "vir", "energy_sigma0"):
+    for name in ("E", "Etot", "e_dft", "F", "frc", "f_dft", "vir", "energy_sigma0", "gradient"):
         assert [one.name for one in unused_labels([copper(**{name: 1.0})])] == [name]
     assert not unused_labels([copper(element=1.0, file="x", fermi=0.1, force_std=1.0, stress_sigma=2.0, e_field=1.0)])
+    assert [one.key for one in unused_labels([copper(sigma=STRESS, pressure=TENSOR)])] == ["stress", "stress"]
+    assert not unused_labels([copper(sigma=0.1, pressure=1.0)])
     assert two_energies(full) == (1.0, 1.0) and two_energies(bare) is None
+
+
+def test_a_stress_is_symmetric_up_to_noise():
+    """Nine numbers that are not are something else, or in another order."""
+    noisy = TENSOR + np.array([[0, 1e-4, 0], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(labels(copper(stress=noisy)).stress, 0.5 * (noisy + noisy.T))
+    with pytest.raises(StructureError, match="stress: is not symmetric"):
+        labels(copper(stress=np.arange(9.0)))
 
 
 def test_stress_and_virial_must_agree():

@@ -111,3 +111,51 @@ def test_formats_by_name(tmp_path):
         read(tmp_path, text, "odd_name", file_format="vaspp")
     with pytest.raises(ConfigError, match="species: is for LAMMPS files"):
         read(tmp_path, text, "POSCAR", file_format="vasp", species=("O", "H"))
+
+
+ROWS = DATA[DATA.index("Atoms") :]
+
+
+def atoms_in(style, *rows):
+    """The data file with other lines of atoms."""
+    return DATA.replace(ROWS, f"Atoms{style}\n\n" + "\n".join(rows) + "\n")
+
+
+def test_the_style_of_atoms_is_seen_where_the_file_does_not_say_it(tmp_path):
+    """ASE's reader knows two of them without the comment, by their number of columns."""
+    charged = ("1 1 -0.8 0.0 0.0 0.1", "2 2 0.4 0.76 0.0 6.53", "3 2 0.4 8.24 0.0 6.53")
+    bonded = ("1 5 1 0.0 0.0 0.1", "2 5 2 0.76 0.0 6.53", "3 5 2 8.24 0.0 6.53")
+    full = ("1 5 1 -0.8 0.0 0.0 0.1", "2 5 2 0.4 0.76 0.0 6.53", "3 5 2 0.4 8.24 0.0 6.53")
+    for n, rows in enumerate((charged, bonded, full)):
+        for images in ("", " 0 0 0"):
+            (found,) = read(tmp_path, atoms_in("", *(row + images for row in rows)), f"{n}.data")
+            assert str(found.symbols) == "OH2"
+            np.testing.assert_allclose(found.positions[1], [0.76, 0, 6.53])
+            if rows is not bonded:
+                np.testing.assert_allclose(found.get_initial_charges(), [-0.8, 0.4, 0.4])
+
+
+def test_names_of_types_stay_with_their_atoms(tmp_path):
+    """ASE sorts atoms by their numbers, and not the names of their types."""
+    text = atoms_in(" # atomic", "3 H 8.24 0.0 6.53", "1 O 0.0 0.0 0.1", "2 H 0.76 0.0 6.53")
+    (found,) = read(tmp_path, text.replace("Masses", "Atom Type Labels\n\n1 O\n2 H\n\nMasses"), "a.data")
+    np.testing.assert_allclose(found.positions[found.symbols == "O"], [[0, 0, 0.1]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (DATA.replace("3 2 8.24 0.0 6.53\n", ""), "line 17: has 2 lines of atoms where its head says 3"),
+        (DATA + "4 2 1.0 1.0 1.0\n", "line 19: has 4 lines of atoms where its head says 3"),
+        (DATA.replace("# atomic", "# sphere"), "line 14: atoms of style 'sphere'; known are atomic, charge"),
+        (DATA.replace("# atomic", "# full"), "line 16: an atom needs 7 or 10 numbers; found 5"),
+        (DATA.replace("2 2 0.76", "2 0.76"), "line 17: an atom needs as many numbers as the first, 5; found 4"),
+        (DATA.replace("15.9994", "heavy"), "line 11: expected a type and its mass, found '1 heavy'"),
+        (atoms_in("", *(f"{n} 1 1 0 0 {n}" for n in (1, 2, 3))), "line 14: the style of the atoms is not clear"),
+    ],
+)
+def test_what_is_wrong_with_a_data_file_is_said_with_its_line(tmp_path, text, words):
+    """ASE takes the first atoms where there are more, and ends with StopIteration where there are fewer."""
+    with pytest.raises(FormatError) as error:
+        read(tmp_path, text, "a.data")
+    assert words in str(error.value)

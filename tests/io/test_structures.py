@@ -289,10 +289,14 @@ def test_labels_from_calculator_info_and_arrays():
     np.testing.assert_array_equal(found.stress, [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     atoms.calc = None
     assert labels(atoms).energy is labels(atoms).forces is labels(atoms).stress is None
-    atoms.info.update(energy=1.0, stress=np.arange(9.0))
+    atoms.info.update(energy=1.0, stress=np.array([1, 2, 3, 2, 4, 5, 3, 5, 6]))
     atoms.arrays["forces"] = np.ones((4, 3), np.float32)
     found = labels(atoms)
-    assert found.energy == 1.0 and found.forces.dtype == np.float64 and found.stress.shape == (3, 3)
+    assert (
+        found.energy == 1.0
+        and found.forces.dtype == np.float64
+        and found.stress.tolist() == [[1, 2, 3], [2, 4, 5], [3, 5, 6]]
+    )
 
 
 def test_energy_goes_before_free_energy_and_stress_before_virial():

@@ -97,6 +97,12 @@ def test_other_comments_stay(tmp_path, comment):
     np.testing.assert_array_equal(found.positions, POSITIONS)
 
 
+@pytest.mark.parametrize("second", [f"cell=[{angles_of(SKEWED)}]", "unit_cell=conventional"])
+def test_a_second_cell_that_does_not_contradict(tmp_path, second):
+    (found,) = read_structures(written(tmp_path, f'Lattice="{numbers(SKEWED)}" {second}'))
+    np.testing.assert_array_equal(found.cell.array, SKEWED)
+
+
 def test_some_frames_of_many(tmp_path):
     path = tmp_path / "a.xyz"
     frames = [f'3\nlattice="{numbers(n * SKEWED)}"\n{ATOMS}' for n in (1, 2, 3)]
@@ -111,6 +117,9 @@ def test_numbers_and_isotopes(tmp_path):
     heavy, usual = read_structures(written(tmp_path, "", ATOMS.replace("H 0", "D 0").replace("H -", "T -")))[0], 15.999
     assert heavy.get_chemical_formula() == "H2O"
     np.testing.assert_allclose(heavy.get_masses(), [usual, 2.01410177812, 3.01604928199], rtol=1e-12)  # AME 2020
+    for column in ("species:I:1", "Z:I:1"):
+        found = read_structures(written(tmp_path, f"Properties={column}:pos:R:3", by_number))
+        assert found[0].get_chemical_formula() == "H2O"
     column = "Properties=pos:R:3:species:S:1"
     turned = "".join(f"{' '.join(row.split()[1:])} {row.split()[0]}\n" for row in by_number.splitlines())
     assert read_structures(written(tmp_path, column, turned))[0].get_chemical_formula() == "H2O"
@@ -131,10 +140,14 @@ def test_what_is_no_element(tmp_path, word):
         ("Properties=species:S:1:pos:R:3", (" 0.1\n", "\n"), "line 3: frame 0 needs 4 columns, found 3"),
         ("", ("0.76 0.0", "\uff10.76 0.0"), "line 4: expected a number, found"),
         ("energy=1.0 energy=2.0", ("", ""), "line 2: 'energy' stands twice in the comment line"),
+        ('"energy"=1.0 energy=2.0', ("", ""), "line 2: 'energy' stands twice in the comment line"),
         ("energy=\uff11.5", ("", ""), "line 2: digits that are not those of ASCII"),
         ("energy=-1_0.5", ("", ""), "line 2: energy: expected a number, found '-1_0.5'"),
         ('stress="1 2 3 4"', ("", ""), "line 2: stress has 4 numbers; expected 6 or 9"),
         ("virial='1 2 3'", ("", ""), "line 2: virial has 3 numbers; expected 6 or 9"),
+        ('stress="1 2 3 4 5 6 7 8 9"', ("", ""), "line 2: stress is not symmetric"),
+        ('dipole="1 2"', ("", ""), "line 2: dipole has 2 numbers; expected 3"),
+        (f'Lattice="{numbers(SKEWED)}" cell="5 5 5"', ("", ""), "line 2: has two cells, Lattice and 'cell=\"5 5 5\"'"),
         ('Lattice="9 9 9"', ("", ""), "line 2: Lattice has 3 numbers; expected 9"),
         ('energy="1.0 2.0" pbc="F F F"', ("", ""), "line 2: energy has 2 numbers; expected 1"),
     ],

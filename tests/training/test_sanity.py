@@ -15,11 +15,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.training import DataOptions, prepare
-from bpjax.training.measures import measure, same_structure, total_energy, work
+from bpjax.training.measures import measure, same_structure, shear_share, total_energy
 from bpjax.training.outliers import composition_energies, outliers
 from bpjax.training.sanity import sanity
 from bpjax.training.splits import Split
-from tests.training.labelled import strained
+from bpjax.training.work import work
+from tests.training.labelled import labelled, strained
 
 HARTREE, BOHR = ase.units.create_units("2018")["Hartree"], ase.units.create_units("2018")["Bohr"]
 
@@ -81,7 +82,7 @@ def test_numbers_of_a_sound_set():
         (dict(lengths=1 / BOHR), "are lengths in bohr?"),
         (dict(lengths=BOHR), "were lengths in A converted from bohr?"),
         (dict(forces=BOHR / HARTREE), "times the work of the forces (a ratio of hartree/bohr and eV/A)"),
-        (dict(forces=-1), "times the work of the forces: are the forces gradients?"),
+        (dict(forces=-1), "the other sign than the work of the forces in 64 of 64 pairs: are the forces gradients?"),
         (dict(energies=1 / HARTREE), "(a ratio of hartree and eV)"),
         (dict(energies=96.485), "(a ratio of eV and kJ/mol)"),
         (dict(forces=0), "all forces are zero"),
@@ -125,6 +126,104 @@ def test_stress_in_gpa():
     assert notes[0].message == "train: 1 of 24 structures without stress" and notes[0].where[0].frame == 3
 
 
+def test_stress_in_gpa_where_no_cell_differs():
+    """The work of a stress needs a strain; shear stresses are about as large as forces make them, whatever the cell."""
+    frames = [labelled(atoms, "bulk") for atoms in copper()]
+    shares = [shear_share(atoms) for atoms in frames]
+    assert 0.1 < np.median(shares) < 1
+    assert report(frames).warnings == ()
+    for unit, factor in (("GPa", 160.21766), ("kbar", 1602.1766)):
+        for atoms, share in zip(frames, shares, strict=True):
+            atoms.calc.results["stress"] = factor * labelled(atoms, "bulk").calc.results["stress"]
+            assert shear_share(atoms) == pytest.approx(factor * share, rel=1e-6)
+        (found,) = [f.message for f in report(frames).warnings]
+        assert "in GPa or kbar?" in found, unit
+
+
+def test_single_atoms_that_may_be_meant_as_isolated():
+    """Copper 9 A from its images is no crystal (3 times the covalent diameter are 7.9 A), and is not 10 A away."""
+    boxes = [label(Atoms("Cu", cell=[a] * 3, pbc=True), -3.0, np.zeros((1, 3))) for a in (9.0, 5.0, 2.6)]
+    (found,) = [f for f in report(copper() + boxes).findings if "config_type" in f.message]
+    assert found.warning and "train: 1 single atoms are trained on as crystals" in found.message
+    assert [(place.frame, place.detail) for place in found.where] == [(24, "9 A from its images")]
+
+
+def changed(frames, factor=lambda n: 1.0, order=lambda forces: forces) -> list[Atoms]:
+    """The structures with other forces."""
+    found = []
+    for n, atoms in enumerate(frames):
+        results = {**atoms.calc.results, "forces": factor(n) * order(atoms.calc.results["forces"])}
+        found.append(Atoms(atoms, info=dict(atoms.info)))
+        found[-1].calc = SinglePointCalculator(found[-1], **results)
+    return found
+
+
+def gradients(frames, **more) -> list:
+    """Findings that forces are gradients, all or some, and that energies and works do not go together."""
+    words = ("gradients", "both signs", "not the work")
+    return [f for f in report(frames, **more).warnings if any(word in f.message for word in words)]
+
+
+def test_forces_of_the_other_sign_without_any_energy():
+    """Short bonds push: seen in single structures, whatever the cells, and where no structure is near another."""
+    frames = [label(Atoms(a), None, -a.calc.results["forces"]) for a in strained(10, stress=0)]
+    (found,) = gradients(frames)
+    assert found.certain and "forces pull short bonds together and long ones apart" in found.message
+    assert gradients(changed(frames, lambda n: -1.0)) == []
+
+
+@pytest.mark.parametrize("wrong", [range(20), range(30, 40)])
+def test_forces_of_both_signs_in_one_set(wrong):
+    frames = strained()
+    for n, atoms in enumerate(frames):
+        atoms.info["config_type"] = "one" if n in wrong else "other"
+    mixed = changed(frames, lambda n: -1.0 if n in wrong else 1.0)
+    *by_work, by_bonds = gradients(mixed)
+    assert by_bonds.certain and "forces of kind one pull short bonds together" in by_bonds.message
+    assert len(by_work) == (len(wrong) == 20)  # of ten structures too few are near each other
+    for finding in by_work:
+        assert finding.certain and "forces of both signs" in finding.message
+        named = [place.frame for place in finding.where if place.detail == "one"]
+        assert set(named) <= set(wrong) and len(named) > 0.8 * len(finding.where)
+
+
+def test_forces_of_atoms_in_another_order():
+    """They sum to zero as before, and have nothing to do with the energies."""
+    rng = np.random.default_rng(0)
+    (found,) = gradients(changed(strained(), order=lambda forces: forces[rng.permutation(len(forces))]))
+    assert not found.certain and "are not the work of forces and stresses" in found.message
+
+
+def water(stiffness: float, count: int = 12) -> list[Atoms]:
+    """Molecules of water with two springs of 0.97 A, far from each other in configuration."""
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(count):
+        atoms = molecule("H2O")
+        atoms.positions += rng.normal(scale=0.3, size=(3, 1, 3))[0] + rng.normal(scale=0.05, size=(3, 3))
+        forces = np.zeros((3, 3))
+        for h in (1, 2):
+            bond = atoms.positions[h] - atoms.positions[0]
+            pull = stiffness * (np.linalg.norm(bond) - 0.97) * bond / np.linalg.norm(bond)
+            forces[[0, h]] += [pull, -pull]
+        frames.append(label(atoms, None, forces))
+    return frames
+
+
+def test_the_stiffness_of_bonds_to_hydrogen_tells_units():
+    """O-H has 7.8 mdyn/A, 48.7 eV/A^2; no energies and no near structures are needed."""
+    joules = 1e-10**2 / ase.units._e * 780
+    assert joules == pytest.approx(48.7, abs=0.05)
+
+    def found(frames):
+        return [f.message for f in report(frames, ("H", "O")).warnings if "stiffness" in f.message]
+
+    assert found(water(joules)) == []
+    for factor in (BOHR / HARTREE, 23.06):
+        (message,) = found(water(joules * factor))
+        seen = float(message.split(" eV/A^2")[0].split()[-1])
+        assert seen == pytest.approx(factor * joules, rel=0.15)  # the other bond pulls at the oxygen as well
+
+
 def test_work_of_forces_by_a_harmonic_molecule():
     """Turned at random: the trapezoid rule is exact for a harmonic bond but for the angle between the forces."""
     rng = np.random.default_rng(1)
@@ -151,10 +250,10 @@ def test_work_of_forces_and_stresses_in_cells_of_all_kinds():
 @pytest.mark.parametrize(
     ("change", "words", "certain"),
     [
-        (dict(stress=-1.0), "the stresses: have the stresses the other sign (a pressure, a virial)?", True),
-        (dict(stress=160.21766), "the stresses (a ratio of eV/A^3 and GPa)", False),
-        (dict(stress=1602.1766), "the stresses (a ratio of eV/A^3 and kbar)", False),
-        (dict(forces=-1.0), "the forces: are the forces gradients?", True),
+        (dict(stress=-1.0), "have the stresses the other sign (a pressure, a virial)?", True),
+        (dict(stress=160.21766), "the stresses (a ratio of eV/A^3 and GPa)", True),
+        (dict(stress=1602.1766), "the stresses (a ratio of eV/A^3 and kbar)", True),
+        (dict(forces=-1.0), "are the forces gradients?", True),
         (dict(forces=-1.0, stress=0), "the forces: are the forces gradients?", True),
         (dict(forces=BOHR / HARTREE, stress=0), "the forces (a ratio of hartree/bohr and eV/A)", True),
         (dict(per_atom=True), "those of one atom, 1/8 of the work of the forces: are the energies per atom?", True),
@@ -328,11 +427,21 @@ def test_fewer_structures_than_the_batch():
     assert report(copper(8), batch_size=8).findings == ()
 
 
+def the_other_sign_is_seen(sound):
+    """Of all forces, and of those of a fifth of the structures."""
+    frames = [a for a in sound.train.frames if a.calc is not None and "forces" in a.calc.results]
+    found = gradients(changed(frames, lambda n: -1.0), elements=sound.elements)
+    assert any(f.certain for f in found)
+    assert gradients(changed(frames, lambda n: -1.0 if n < len(frames) // 5 else 1.0), elements=sound.elements)
+
+
 @pytest.mark.parametrize("name", ["mlearn/Mo", "3bpa/train_300K", "tio2/tio2", "water_pbe0ts/water64"])
 def test_no_false_alarm_on_public_sets(shared, name):
     path = f"{name}.extxyz" if "300K" in name else f"{name}_train.extxyz"
     test = ("mlearn/Mo_test.extxyz",) if "Mo" in name else ()
-    assert prepare(DataOptions((path,), test=test), shared / "data", 0).report.warnings == ()
+    sound = prepare(DataOptions((path,), test=test), shared / "data", 0)
+    assert sound.report.warnings == ()
+    the_other_sign_is_seen(sound)
 
 
 @pytest.mark.slow
@@ -348,8 +457,10 @@ def test_no_false_alarm_on_public_sets(shared, name):
     ],
 )
 def test_no_false_alarm_on_large_public_sets(shared, name):
-    options = DataOptions((f"{name}.extxyz",), unlabelled="keep")
-    assert prepare(options, shared / "data", 0).report.warnings == ()
+    sound = prepare(DataOptions((f"{name}.extxyz",), unlabelled="keep"), shared / "data", 0)
+    assert sound.report.warnings == ()
+    if "formic" not in name:  # which has no forces
+        the_other_sign_is_seen(sound)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from bpjax.interop.n2p2.functions import (
     parse_function,
     sorted_functions,
 )
-from bpjax.interop.n2p2.keywords import ALIASES, IGNORED, KNOWN, MANY, REFUSED
+from bpjax.interop.n2p2.keywords import ALIASES, IGNORED, KNOWN, MANY, REFUSED, RUNNER
 from bpjax.interop.n2p2.lines import Line, read_lines
 from bpjax.interop.n2p2.shapes import read_shapes, shape_text, shapes_in_n2p2
 from bpjax.networks import MLP
@@ -81,6 +82,8 @@ def read_settings(path: str | os.PathLike[str]) -> Settings:
 
     Keywords of training and, for short-range potentials, of electrostatics are ignored.
 
+    Warns of ``atom_energy`` in a file of RuNNer that does not ask for it.
+
     Raises:
       FormatError: the file is missing, says something that is not understood or not supported, or lacks something.
     """
@@ -122,6 +125,7 @@ class _File:
     def __init__(self, lines: list[Line], path: str | os.PathLike[str]):
         self.path = path
         self.lines: dict[str, list[Line]] = {}
+        self.ignored: set[str] = set()
         for line in lines:  # first of all: what is not supported may have keywords of its own
             if ALIASES.get(line.words[0], line.words[0]) == "nnp_type":
                 _check_type(line)
@@ -133,6 +137,7 @@ class _File:
         for line in lines:
             keyword = ALIASES.get(line.words[0], line.words[0])
             if keyword in IGNORED:
+                self.ignored.add(keyword)
                 continue
             earlier = self.lines.setdefault(keyword, [])
             if earlier and keyword not in MANY:
@@ -243,6 +248,12 @@ def _atom_energy(file: _File, elements: Sequence[str]) -> tuple[float, ...]:
         if element in found:
             raise line.error(f"atom_energy of {element} was already given in line {found[element][1]}")
         found[element] = (line.real(2, "an energy"), line.number)
+    if found and file.ignored & set(RUNNER) and "remove_atom_energies" not in file.ignored:
+        warnings.warn(
+            f"{os.fspath(file.path)}: has atom_energy without remove_atom_energies; they are added to predictions, as n2p2 does, "
+            "where RuNNer passes over them",
+            stacklevel=2,
+        )
     return tuple(found[element][0] if element in found else 0.0 for element in elements)
 
 
@@ -252,6 +263,9 @@ def _cutoff(file: _File) -> tuple[str, float]:
     alpha = line.real(2, "alpha, the inner radius as a fraction of the cutoff") if len(line.words) == 3 else 0.0
     if not 0 <= alpha < 1:
         raise line.error(f"alpha={alpha:g} must be at least 0 and less than 1")
+    if file.real("cutoff_alpha", alpha) != alpha:
+        message = "is not alpha of cutoff_type; an inner radius is read there, as the second number"
+        raise file.needed("cutoff_alpha").error(f"cutoff_alpha {message}")
     return kind, 0.0 if kind in WITHOUT_ALPHA else alpha
 
 

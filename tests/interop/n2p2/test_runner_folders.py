@@ -73,6 +73,7 @@ def test_unknown_keywords_are_named_all_at_once(settings):
     [
         ("use_electrostatics", "use_electrostatics: electrostatic energies beside the networks are not supported"),
         ("use_vdw", "use_vdw: dispersion beside the networks are not supported"),
+        ("cutoff_alpha 0.3", "cutoff_alpha is not alpha of cutoff_type; an inner radius is read there"),
         ("nn_type_short 2", "nn_type_short 2: only networks of atoms (nn_type_short 1) are supported"),
     ],
 )
@@ -81,6 +82,17 @@ def test_what_changes_predictions_is_refused(settings, line, words):
     with pytest.raises(FormatError) as error:
         settings(text + ONE_BY_ONE + line + "\n")
     assert words in str(error.value)
+
+
+def test_what_changes_nothing_is_read(settings):
+    assert settings(INPUT + ONE_BY_ONE + "cutoff_alpha 0.0\nelectrostatic_type 1\n") == settings(INPUT + ONE_BY_ONE)
+
+
+def test_energies_of_atoms_that_runner_would_not_add(settings):
+    atoms = "atom_energy Ne -1.0\n"
+    with pytest.warns(UserWarning, match="input.nn: has atom_energy without remove_atom_energies; they are added"):
+        assert settings(INPUT + ONE_BY_ONE + atoms).atom_energy == (-1.0, 0.0)
+    assert settings(INPUT + ONE_BY_ONE + atoms + "remove_atom_energies\n").atom_energy == (-1.0, 0.0)
 
 
 @pytest.fixture

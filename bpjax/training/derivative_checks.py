@@ -1,0 +1,149 @@
+"""Whether forces and stresses are derivatives of the energies: their sign, their units, and whose they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bpjax.io.labels import group_of
+from bpjax.training.measures import Measures, large_shear, shear_share
+from bpjax.training.sanity_report import Finding, Place, places
+from bpjax.training.splits import Split
+from bpjax.training.work import work
+from bpjax.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
+
+_RATIOS = {
+    "hartree and eV": HARTREE,
+    "eV and kcal/mol": 1 / KCAL_MOL,
+    "eV and kJ/mol": 1 / KJ_MOL,
+    "hartree and kcal/mol": HARTREE / KCAL_MOL,
+    "A and bohr": 1 / BOHR,
+    "hartree/bohr and eV/A": HARTREE / BOHR,
+}
+_STRESSES = {"eV/A^3 and GPa": 1 / GPA, "eV/A^3 and kbar": 10 / GPA, "hartree/bohr^3 and eV/A^3": HARTREE / BOHR**3}
+# Share of the energy differences that a work must explain, and pairs of structures, before anything is said of it.
+_TELLING, _ENOUGH = 0.75, 20
+# Correlation of length and force of bonds from which on forces have the other sign, and stiffness of C-H, N-H and O-H in
+# eV/A^2: 4.7 to 7.8 mdyn/A (Wilson, Decius, Cross, Molecular Vibrations, 1955), 26 to 45 in sets of warm molecules and liquids.
+_PULL, _STIFF = 0.12, (8.0, 150.0)
+
+
+def bonded(name: str, split: Split, found: Measures) -> list[Finding]:
+    """Forces that pull short bonds together, or hold hydrogen too weakly or too strongly; no energies are needed to see it.
+
+    Where bonds are shorter than others of their kind in the same structure, forces push their atoms apart: the correlation of
+    length and force is -0.16 to -0.93 in all sets that were looked at, of metals, oxides, liquids and molecules.
+    """
+    findings = []
+    pairs, dd, ff, df, of_hydrogen, pull = found.bonds.T
+    kinds = {"": [""] * len(split), "in ": [path for path, _ in split.sources], "of kind ": map(group_of, split.frames)}
+    for word, of_each in kinds.items():
+        parts, part = np.unique(np.array(list(of_each)), return_inverse=True)
+        if len(parts) == 1 and word:
+            continue
+        n, d, f, both = (np.bincount(part, weights=x) for x in (pairs, dd, ff, df))
+        shares = _share(d, f, both)
+        for k in np.flatnonzero((n >= 200) & (f > 0.05**2 * n) & (shares > _PULL)):
+            which = f" {word}{parts[k]}" if word else ""
+            text = f"{name}: forces{which} pull short bonds together and long ones apart: are the forces gradients?"
+            findings.append(Finding("units", True, text, certain=bool(shares[k] > 0.2)))
+        if findings:
+            return findings
+    own = (pairs >= 5) & (dd > 1e-4 * pairs) & (ff > 1e-4 * pairs)
+    shares = np.where(own, _share(dd, ff, df), 0.0)
+    wrong = np.flatnonzero(shares > 0.25)
+    if own.any() and np.median(np.abs(shares[own])) > 0.4 and len(wrong) > max(7, 0.05 * own.sum()):
+        text = f"{name}: forces of {len(wrong)} of {len(split)} structures pull short bonds together, unlike the others"
+        text += ": are the forces gradients, or are atoms in another order?"
+        return [Finding("units", True, text, places(split, wrong), certain=True)]
+    stiffness = -pull.sum() / max(of_hydrogen.sum(), 1e-300)
+    if of_hydrogen.sum() > 0.02 and not _STIFF[0] < stiffness < _STIFF[1]:
+        text = f"{name}: bonds to hydrogen have a stiffness of {stiffness:.3g} eV/A^2 by the forces, where 30 to 50 are usual"
+        findings.append(Finding("units", True, f"{text}: are units, order of atoms and axes right?"))
+    return findings
+
+
+def _share(dd, ff, df):
+    """Correlation, from sums of squares and products."""
+    return df / np.sqrt(np.maximum(dd * ff, 1e-300))
+
+
+def derivatives(splits: Mapping[str, Split]) -> list[Finding]:
+    """Forces and stresses that are not derivatives of the energies, in the files that are trained on, and in each further split.
+
+    Of a file all structures are looked at, in its order: what is found does not depend on which of them are set aside.
+    """
+    everything = [pair for split in splits.values() for pair in zip(split.sources, split.frames, strict=True)]
+    findings, seen = [], set()
+    for name, split in splits.items():
+        paths = {path for path, _ in split.sources} - seen
+        seen |= paths
+        own = sorted((pair for pair in everything if pair[0][0] in paths), key=lambda pair: pair[0])
+        found = _work([atoms for _, atoms in own], [source for source, _ in own])
+        first = name == next(iter(splits))
+        findings += [one if first else replace(one, message=f"{name}: {one.message}") for one in found]
+    return findings
+
+
+def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> list[Finding]:
+    found = work(frames)
+    if found.pairs < 10:
+        return []
+    sizes = {len(atoms) for atoms in frames}
+    of_an_atom = None if found.forces.fits else work(frames, per_atom=True).forces
+    if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
+        share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
+        text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
+        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.85)]
+    findings = []
+    for what, slope, ratios, votes, negative in (
+        ("forces", found.forces, _RATIOS, found.votes[0], "are the forces gradients?"),
+        (
+            "stresses",
+            found.stress,
+            _STRESSES,
+            found.votes[1],
+            "have the stresses the other sign (a pressure, a virial)?",
+        ),
+    ):
+        if votes.mixed:
+            text = (
+                f"{what} of both signs: {votes.right} pairs of near structures have one, {len(votes.wrong)} the other"
+            )
+            named = sorted({n for pair in votes.wrong for n in pair})
+            places = tuple(Place(*sources[n], detail=group_of(frames[n])) for n in named)
+            findings.append(Finding("units", True, text, places, certain=found.pairs >= _ENOUGH))
+            continue
+        if votes.negative:
+            text = f"energy differences of near structures have the other sign than the work of the {what}"
+            text += f" in {len(votes.wrong)} of {votes.right + len(votes.wrong)} pairs: {negative}"
+            findings.append(Finding("units", True, text, certain=found.pairs >= _ENOUGH))
+            continue
+        far = slope.factor < 0 or not 1 / 3 < slope.factor < 3
+        if slope.fits or slope.share < (_TELLING if far else 0.9):
+            continue
+        # Between the two ways to draw a line through points of which both numbers have errors.
+        factor = slope.factor * slope.share**0.5
+        text = f"energy differences of near structures are {factor:.3g} times the work of the {what}"
+        text += f": {negative}" if factor < 0 else ""
+        # A factor of two may be noise where the two do not go together well.
+        named = [name for name, ratio in ratios.items() if slope.share > 0.9 or not 1 / 3 < ratio < 3]
+        near = min(named, key=lambda name: _apart(factor, ratios[name]))
+        likely = _apart(factor, ratios[near]) < 1.15 + 1.5 * (1 - slope.share)
+        text += f" (a ratio of {near})" if likely else ""
+        large = likely and what == "stresses" and large_shear(np.array([shear_share(a) for a in frames])) is not None
+        certain = (slope.factor < 0 or slope.factor > 3 or (far and slope.share > 0.85) or large) and (
+            found.pairs >= _ENOUGH and abs(slope.factor - 1) > 10 * slope.error
+        )
+        findings.append(Finding("units", True, text, certain=certain))
+    if not findings and found.pairs >= _ENOUGH and found.misfit > 1:
+        text = "energy differences of near structures are not the work of forces and stresses"
+        text += ": are these of several kinds or of another calculation, or are atoms or axes in another order?"
+        findings.append(Finding("units", True, text))
+    return findings
+
+
+def _apart(factor: float, ratio: float) -> float:
+    """By how many times a factor is off a ratio of two units, whichever way it is."""
+    way = abs(np.log(abs(factor))) / abs(np.log(ratio)) if factor else np.inf
+    return float(np.exp(abs(np.log(ratio)) * abs(way - 1)))
