@@ -1,8 +1,8 @@
 """What every descriptor must do, as tests to inherit.
 
 A test module of a descriptor subclasses `DescriptorContract` and gives a fixture `descriptor` that runs over its examples;
-every example is then held to the same promises. All environments have the same number of slots, so that little is compiled:
-values with the gradient in double and in single precision, higher derivatives, several environments at once, other shapes.
+every example is then held to the same promises. All environments have the same number of slots, so that little is compiled, four
+programs: values with the gradient in double and in single precision, higher derivatives, and all other shapes at once.
 
 >>> class TestMine(DescriptorContract):
 ...     @pytest.fixture(params=EXAMPLES)
@@ -74,13 +74,24 @@ def gradient(descriptor, R_ij, species_j, mask):
 
 
 @partial(jax.jit, static_argnums=0)
-def of_one(descriptor, R_ij, species_j, mask):
-    return descriptor(R_ij, species_j, mask, CENTRE)
+def _other_shapes(descriptor, bare, empty, several):
+    def one(*env):
+        return descriptor(*env, CENTRE)
+
+    return one(*bare), one(*empty), jax.vmap(one)(*several)
 
 
-@partial(jax.jit, static_argnums=0)
-def of_several(descriptor, R_ij, species_j, mask):
-    return jax.vmap(lambda *env: descriptor(*env, CENTRE))(R_ij, species_j, mask)
+def other_shapes(descriptor):
+    """Features of K neighbours in as many slots, of an atom without any slot, and of `several` at once, from one program."""
+    empty = np.zeros((0, 3)), np.zeros(0, np.int32), np.zeros(0, bool)
+    return _other_shapes(descriptor, neighbours(descriptor), empty, several(descriptor))
+
+
+def several(descriptor):
+    """Three environments, stacked, one of them with few neighbours."""
+    R, species, mask = (np.stack(a) for a in zip(*(ordinary(descriptor, seed) for seed in range(3)), strict=True))
+    mask[1, 3:] = False
+    return R, species, mask
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=quick_compiler.OPTIONS)
@@ -222,8 +233,7 @@ class DescriptorContract:
 
     def test_without_any_padding(self, descriptor):
         # The number of slots is not part of the result.
-        env = neighbours(descriptor)
-        _close(of_one(descriptor, *env), features(descriptor, *padded(env)))
+        _close(other_shapes(descriptor)[0], features(descriptor, *ordinary(descriptor)))
 
     def test_masked_neighbour_is_no_neighbour(self, descriptor):
         R, species, mask = neighbours(descriptor)
@@ -242,11 +252,10 @@ class DescriptorContract:
         np.testing.assert_array_equal(gradient(descriptor, R, species, nothing), 0.0)
 
     def test_isolated_atom_without_any_slot(self, descriptor):
-        empty = np.zeros((0, 3)), np.zeros(0, np.int32), np.zeros(0, bool)
         R, species, mask = ordinary(descriptor)
         isolated = features(descriptor, R, species, np.zeros_like(mask))
         # Two programs, of which one may add up in another order: the last digit of a double.
-        np.testing.assert_allclose(of_one(descriptor, *empty), isolated, rtol=1e-15)
+        np.testing.assert_allclose(other_shapes(descriptor)[1], isolated, rtol=1e-15)
 
     def test_goes_smoothly_to_zero_at_the_cutoff(self, descriptor):
         R, species, mask = ordinary(descriptor)
@@ -312,12 +321,9 @@ class DescriptorContract:
             np.testing.assert_allclose(second, numeric, rtol=0, atol=1e-6 * np.abs(numeric).max())
 
     def test_vmap_is_a_loop(self, descriptor):
-        batch = [ordinary(descriptor, seed) for seed in range(3)]
-        R, species, mask = (np.stack(a) for a in zip(*batch, strict=True))
-        mask[1, 3:] = False
-        both = of_several(descriptor, R, species, mask)
-        for n in range(3):
-            _close(both[n], features(descriptor, R[n], species[n], mask[n]))
+        found = other_shapes(descriptor)[2]
+        for n, env in enumerate(zip(*several(descriptor), strict=True)):
+            _close(found[n], features(descriptor, *env))
 
     def test_jit_is_eager(self, descriptor):
         env = ordinary(descriptor)
@@ -372,9 +378,9 @@ class LearnedContract:
     pytestmark = MARKS
 
     def test_start_is_the_fixed_descriptor(self, descriptor):
-        env, params = neighbours(descriptor), descriptor.parameters(jnp.float64)
+        params = descriptor.parameters(jnp.float64)
         assert jax.tree.leaves(params)
-        _close(learned_values(descriptor, *padded(env), params)[1], of_one(descriptor, *env))
+        _close(learned_values(descriptor, *ordinary(descriptor), params)[1], other_shapes(descriptor)[0])
 
     def test_derivatives_with_parameters_are_finite_differences(self, descriptor):
         env, params = ordinary(descriptor), jax.tree.map(np.asarray, descriptor.parameters(jnp.float64))

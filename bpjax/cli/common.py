@@ -122,14 +122,16 @@ def read_frames(
 
 
 def say_without_cells(model: Path, frames: Sequence[ase.Atoms]) -> None:
-    """Says so where no structure has a cell and the model was trained on periodic ones alone: a cell was lost somewhere."""
-    if model.is_dir() or any(atoms.pbc.any() for atoms in frames):
+    """Says so where structures have no cell and the model was trained on periodic ones alone: a cell was lost somewhere."""
+    bare = sum(not atoms.pbc.any() for atoms in frames)
+    if model.is_dir() or not bare:
         return
     from bpjax.potential.store import provenance
 
     origin = provenance(model)
     if isinstance(origin, dict) and origin.get("periodic") == "all":
-        say("no structure has a cell, and the model was trained on periodic ones alone: was the cell lost?")
+        text = "no structure has a cell" if bare == len(frames) else f"{bare} of {len(frames)} structures have no cell"
+        say(f"{text}, and the model was trained on periodic ones alone: was the cell lost?")
 
 
 def say(line: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import ase
 import numpy as np
 from ase.constraints import FixAtoms
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.stress import voigt_6_to_full_3x3_stress
 
@@ -178,14 +178,15 @@ def _frames(
         atoms = int(head)
         comment = file.readline()
         kinds, named = _kinds(comment), b"Properties=" in comment
-        _check_comment(path, comment, line + 1)
         column = None if seen is None else xyz_dialects.species_column(comment)
+        twice = _two_species(comment) if named else None
         if plain is not None and not xyz_dialects.is_plain(comment):
             plain[0] = False
         at += len(head) + len(comment)
         line += 1
         if not comment.endswith(b"\n"):
             raise _TruncatedError(path, f"truncated: frame {frame} ends in its comment line", line)
+        _check_comment(path, comment, line)
         for index in range(atoms):
             row = file.readline()
             at += len(row)
@@ -200,8 +201,10 @@ def _frames(
                 raise FormatError(path, message, line)
             if seen is not None and column is not None:
                 seen.add(entries[column])
-            if numbers or not row.isascii():
+            if numbers or b"_" in row or not row.isascii():
                 _check_numbers(path, entries, kinds, line)
+            if twice is not None:
+                _check_species(path, entries[twice[0]], entries[twice[1]], line)
         yield at
         frame += 1
         head = file.readline()
@@ -211,10 +214,10 @@ def _frames(
             head = file.readline()
 
 
-_OF_STRUCTURE = {*NAMES["energy"], *NAMES["stress"]}
+_OF_STRUCTURE = {*NAMES["energy"], *NAMES["stress"], "dipole", "magmom", "weight"}
 _QUOTED = rb"\"(?:[^\"\\]|\\.)*\"|'[^']*'"
-_KEY = re.compile(rb"(" + _QUOTED + rb"|[^\s=\"']+)\s*(=?)\s*(?:(?<==)(?:" + _QUOTED + rb"|\{[^}]*\}|[^\s\"']+))?")
-"""A word of the comment line, and the = after it where it is a key, whose value is passed over."""
+_KEY = re.compile(rb"(" + _QUOTED + rb"|[^\s=\"']+)(?:(\s*=\s*)(" + _QUOTED + rb"|\{[^}]*\}|\[[^\]]*\]|[^\s\"']*))?")
+"""A word of the comment line, and where it is a key the = after it and its value."""
 _COUNTS = {
     b"energy": (1,),
     b"free_energy": (1,),
@@ -224,9 +227,6 @@ _COUNTS = {
     b"Lattice": (9,),
 }
 """How many numbers belong to a key of the comment line."""
-_VALUES = re.compile(
-    rb"(?:(?<=\s)|^)(" + b"|".join(_COUNTS) + rb")=(?:\"([-+.,\deE_\s]*)\"|'([-+.,\deE_\s]*)'|([-+.,\deE_]+)(?=\s|$))"
-)
 
 
 def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> None:
@@ -235,31 +235,38 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
     These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts,
     "1_0" for 10, stresses that are not symmetric; and where there are too few or too many numbers, which ASE does not say well.
     """
-    keys = [word.strip(b"\"'") for word, sign in _KEY.findall(comment) if sign]
+    pairs = [(word.strip(b"\"'"), value) for word, sign, value in _KEY.findall(comment) if sign]
+    keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         twice = next(key for n, key in enumerate(keys) if key in keys[:n])
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
     if b"Properties=" in comment and (columns := _OF_STRUCTURE & set(_columns(comment)[::3])):
         raise FormatError(path, f"{min(columns)!r} {A_COLUMN}", line)
-    for name, *values in _VALUES.findall(comment):
-        words = b"".join(values).replace(b",", b" ").split()
-        if wrong := [word for word in words if b"_" in word]:
-            raise FormatError(path, f"{name.decode()}: expected a number, found {excerpt(wrong[0])}", line)
-        if len(words) not in _COUNTS[name]:
-            wanted = " or ".join(map(str, _COUNTS[name]))
-            raise FormatError(path, f"{name.decode()} has {len(words)} numbers; expected {wanted}", line)
-        if len(words) == 9 and name != b"Lattice":
-            try:
-                symmetric = is_symmetric([float(word) for word in words])
-            except ValueError:
-                continue  # ASE will say so
-            if not symmetric:
-                raise FormatError(path, f"{name.decode()} {NOT_SYMMETRIC}", line)
+    for key, value in pairs:
+        if key in _COUNTS:
+            _check_values(path, key, value, line)
     if not comment.isascii():
         text = comment.decode(errors="replace")
         wrong = next((word for word in text.split() if any(c.isdecimal() and not c.isascii() for c in word)), None)
         if wrong is not None and "=" in text:
             raise FormatError(path, f"digits that are not those of ASCII: {wrong[:40]!r}", line)
+
+
+def _check_values(path: str | os.PathLike[str], key: bytes, value: bytes, line: int) -> None:
+    """Raises where there are too few or too many numbers, or they make no symmetric tensor."""
+    words = value.strip(b"\"'{}[] ").replace(b",", b" ").split()
+    name = key.decode()
+    if wrong := [word for word in words if b"_" in word]:
+        raise FormatError(path, f"{name}: expected a number, found {excerpt(wrong[0])}", line)
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return  # of another kind, or of digits of other scripts: ASE or the checks after it will say so
+    if len(words) not in _COUNTS[key]:
+        wanted = " or ".join(map(str, _COUNTS[key]))
+        raise FormatError(path, f"{name} has {len(words)} numbers; expected {wanted}", line)
+    if len(words) == 9 and key != b"Lattice" and not is_symmetric(numbers):
+        raise FormatError(path, f"{name} {NOT_SYMMETRIC}", line)
 
 
 def _kinds(comment: bytes) -> str:
@@ -279,11 +286,27 @@ def _columns(comment: bytes) -> list[str]:
     return words[0].decode(errors="replace").strip("\"'").split(":") if words else []
 
 
+def _two_species(comment: bytes) -> tuple[int, int] | None:
+    """Columns of symbols and of atomic numbers, where a comment line has both."""
+    columns, at, found = _columns(comment), 0, {}
+    for name, count in zip(columns[::3], columns[2::3], strict=False):
+        found[name] = at
+        at += int(count) if count.isdigit() else 0
+    number = found.get("Z", found.get("numbers"))
+    return (found["species"], number) if "species" in found and number is not None else None
+
+
+def _check_species(path: str | os.PathLike[str], symbol: bytes, number: bytes, line: int) -> None:
+    known = atomic_numbers.get(symbol.decode(errors="replace"))
+    if known is not None and number != str(known).encode():
+        raise FormatError(path, f"says {excerpt(symbol)} and the atomic number {excerpt(number)}", line)
+
+
 def _check_numbers(path: str | os.PathLike[str], entries: list[bytes], kinds: str, line: int) -> None:
     parsers = {"R": float, "I": int}
     for entry, kind in zip(entries, kinds, strict=False):
         try:
-            if kind in parsers and not entry.isascii():  # Python takes digits of all scripts for numbers
+            if kind in parsers and (b"_" in entry or not entry.isascii()):  # Python takes both for numbers
                 raise ValueError
             parsers.get(kind, bytes)(entry)
         except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,9 +32,9 @@ A_COLUMN = "is a column, with a row for each atom; that of the structure stands 
 _OF_ATOMS = ("forces", "charges")
 
 _LIKE = {
-    "energy": r"energ|^e(_?(0|tot|total|dft|pot|ref))?$|^(dft|ref)_e$",
-    "forces": r"force|gradients?$|^grad$|^f(_?(dft|ref))?$|^frc$|^(dft|ref)_f$",
-    "stress": r"stress|virial|^vir$",
+    "energy": r"energ|^e(_?(0|tot|total|dft|pot|ref))?$|^(dft|ref)_e$|^(u|pe|toten|epot|etotal)$|^pot_?en",
+    "forces": r"force|gradients?$|(^|_)grad$|^f(_?(dft|ref))?$|^frc$|^(dft|ref)_f$|^-?de_?d[rx]$|^f[xyz](_|$)",
+    "stress": r"stress|virial|(^|_)vir(_|$)|^press.*tensor",
 }
 _TENSORS = ("pressure", "sigma")  # which are other things as well, and then one number
 # Of each atom, of ours, and what says how far a label can be trusted.
@@ -92,15 +93,19 @@ def take_labels(frames: Sequence[ase.Atoms], keys: LabelKeys, path: _Path | None
         found = [n for n, atoms in enumerate(frames) if _take(atoms, label, name, path, n)]
         if not found and any(len(atoms) > 1 for atoms in frames):
             there = ", ".join(
-                sorted({name for atoms in frames for name in _everything(atoms)} - {"numbers", "positions"})
+                sorted({name for atoms in frames for name in everything(atoms)} - {"numbers", "positions"})
             )
             raise StructureError(f"no structure has {name!r}; the file has {there}", path, field=label)
+        lacking = sum(len(atoms) > 1 for atoms in frames) - sum(len(frames[n]) > 1 for n in found)
+        if found and lacking:
+            place = "" if path is None else f"{os.fspath(path)}: "
+            text = f"{place}{lacking} of {len(frames)} structures have no {name!r}, and so no {label}"
+            warnings.warn(text, stacklevel=3)
 
 
 def _take(atoms: ase.Atoms, label: str, name: str, path: _Path | None, frame: int) -> bool:
     """Moves one label; whether it was there."""
-    everything = _everything(atoms)
-    value = everything.get(name)
+    value = everything(atoms).get(name)
     results = results_of(atoms)
     target = _target(label)
     if name in atoms.arrays and name not in atoms.info and label not in _OF_ATOMS:
@@ -157,10 +162,10 @@ def unused_labels(frames: Iterable[ase.Atoms]) -> list[Unused]:
     """Names that look like labels and are not used, in the order in which they are found."""
     found: dict[str, Unused] = {}
     for atoms in frames:
-        there = _everything(atoms)
+        there = everything(atoms)
         used = {label: next((name for name in names if name in there), None) for label, names in NAMES.items()}
         for name, value in there.items():
-            key = _looks_like(name)
+            key = looks_like(name)
             if key is None and name.lower() in _TENSORS and np.size(value) in (6, 9):
                 key = "stress"
             if key is None or name in used.values():
@@ -172,7 +177,7 @@ def unused_labels(frames: Iterable[ase.Atoms]) -> list[Unused]:
 
 
 @lru_cache(1000)
-def _looks_like(name: str) -> str | None:
+def looks_like(name: str) -> str | None:
     """The field of `LabelKeys` that a name, other than those of ASE, looks like."""
     if _NO_LABELS.search(name):
         return None
@@ -197,7 +202,8 @@ def two_energies(atoms: ase.Atoms) -> tuple[float, float] | None:
     return float(both[0].item()), float(both[1].item())
 
 
-def _everything(atoms: ase.Atoms) -> dict[str, Any]:
+def everything(atoms: ase.Atoms) -> dict[str, Any]:
+    """All that came with a structure, by name: results that hold for its positions before columns and the comment line."""
     known = {**atoms.info, **atoms.arrays, **results_of(atoms)}
     return {str(name): value for name, value in known.items() if value is not None}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
+from ase.data import atomic_numbers as ase_numbers
 from ase.io.formats import open_with_compression
 
 from bpjax.elements import atomic_numbers
@@ -55,7 +56,7 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
         return {}
     with open_with_compression(os.fspath(path), "rb") as file:
         lines = file.read().decode(errors="replace").split("\n")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = _units(path, lines)
     if file_format == DATA:
         types, masses, names = _types_of_data(path, lines)
         options["atom_style"] = _style(path, lines, types)
@@ -63,6 +64,8 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
             options["sort_by_id"] = False  # ASE sorts all but the names of the types
     else:
         types, masses, names = _types_of_dump(lines)
+        if species is not None and names:
+            raise ConfigError(f"is for types without elements, {os.fspath(path)} says them", field="species")
     if species is not None:
         try:
             numbers = atomic_numbers(species)
@@ -72,7 +75,7 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
             raise ConfigError(f"{', '.join(species)}: {os.fspath(path)} has types up to {types}", field="species")
         if file_format == DATA:
             return {**options, "Z_of_type": {n: int(Z) for n, Z in enumerate(numbers, start=1)}}
-        return {"specorder": list(species)}
+        return {**options, "specorder": list(species)}
     if names:
         return options
     if not masses:
@@ -86,6 +89,28 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
     return options
 
 
+_UNITS = ("metal", "real", "electron", "si", "cgs", "micro", "nano")
+_SAYS_UNITS = re.compile(r"\bunits\s*=\s*(\w+)")
+
+
+def _units(path: _Path, lines: list[str]) -> dict[str, Any]:
+    """The style of units, where a file says it: in the first line of data files, after ``ITEM: UNITS`` of dumps; else metal."""
+    found = _SAYS_UNITS.search(lines[0])
+    unit = found.group(1) if found else None
+    if "ITEM: UNITS" in (line.strip() for line in lines[:9]):
+        unit = lines[[line.strip() for line in lines].index("ITEM: UNITS") + 1].strip()
+    if unit is not None and unit not in _UNITS:
+        raise FormatError(path, f"is in units {unit!r}; known are {', '.join(_UNITS)}")
+    return {} if unit is None else {"units": unit}
+
+
+_ENDS = (
+    *("Atoms", "Masses", "Velocities", "Charges", "Labels", "Coeffs", "Bonds", "Angles", "Dihedrals", "Impropers"),
+    *("Ellipsoids", "Lines", "Triangles", "Bodies"),
+)
+"""Last words of the names of sections."""
+
+
 def _section(lines: list[str], name: str) -> list[tuple[int, list[str]]]:
     """Number and words of each line of a section of a data file; its own line, with the comment, first."""
     start = next((n for n, line in enumerate(lines) if line.split("#")[0].split() == name.split()), None)
@@ -94,7 +119,7 @@ def _section(lines: list[str], name: str) -> list[tuple[int, list[str]]]:
     found = [(start + 1, lines[start].replace("#", " # ").split())]
     for number, line in enumerate(lines[start + 1 :], start + 2):
         words = line.split("#")[0].split()
-        if words and words[0][0].isalpha():
+        if words and words[-1] in _ENDS and words[0][0].isupper():
             break
         if words:
             found.append((number, words))
@@ -102,15 +127,24 @@ def _section(lines: list[str], name: str) -> list[tuple[int, list[str]]]:
 
 
 def _types_of_data(path: _Path, lines: list[str]) -> tuple[int, dict[int, float], bool]:
-    """Number of types, masses by type, and whether types have names that ASE reads."""
+    """Number of types, masses by type, and whether types have names that are elements."""
     types = _count(lines, "atom types")
+    names: dict[int, str] = {}
+    for number, words in _section(lines, "Atom Type Labels")[1:]:
+        if len(words) != 2 or not words[0].isdigit():
+            raise FormatError(path, f"expected a type and its name, found {' '.join(words)[:40]!r}", number)
+        names[int(words[0])] = words[1]
     masses: dict[int, float] = {}
     for number, words in _section(lines, "Masses")[1:]:
         try:
-            masses[int(words[0])] = float(words[1])
+            kind, masses[kind] = int(words[0]), float(words[1])
         except (ValueError, IndexError):
-            raise FormatError(path, f"expected a type and its mass, found {' '.join(words)[:40]!r}", number) from None
-    return types, masses, bool(_section(lines, "Atom Type Labels"))
+            message = f"expected the number of a type and its mass, found {' '.join(words)[:40]!r}"
+            raise FormatError(path, message, number) from None
+        Z = ase_numbers.get(names.get(kind, ""), 0)
+        if Z and abs(atomic_masses[Z] - masses[kind]) > _NEAR and names[kind] != "H":
+            raise FormatError(path, f"type {kind} is {names[kind]} and has a mass of {masses[kind]:g}", number)
+    return types, masses, bool(names) and all(name in ase_numbers for name in names.values())
 
 
 def _count(lines: list[str], of: str) -> int:
@@ -145,20 +179,29 @@ def _style(path: _Path, lines: list[str], types: int) -> str:
     if given and given not in _STYLES:
         raise FormatError(path, f"atoms of style {given!r}; known are {', '.join(_STYLES)}", head[0])
     first = len(rows[0][1]) if rows else _STYLES["atomic"]
+    known = {*map(str, range(1, types + 1)), *(words[-1] for _, words in _section(lines, "Atom Type Labels")[1:])}
     likely = [style for style, count in _STYLES.items() if first in (count, count + 3) and given in ("", style)]
     for number, words in rows:
         if len(words) != first or not likely:
             wanted = f"as many numbers as the first, {first}" if likely else f"{_numbers_of(given)} numbers"
             raise FormatError(path, f"an atom needs {wanted}; found {len(words)}", number)
     if len(likely) == 1:
-        return likely[0]
+        return _checked(path, likely[0], rows, known)
     # Both have six: id type q x y z, and id molecule type x y z.
-    known = {*map(str, range(1, types + 1)), *(words[-1] for _, words in _section(lines, "Atom Type Labels")[1:])}
     charge, molecule = ({words[place] for _, words in rows} <= known for place in (1, 2))
     if charge and molecule:
         message = 'the style of the atoms is not clear; say it as LAMMPS does, "Atoms # charge" or "Atoms # molecular"'
         raise FormatError(path, message, head[0])
-    return "molecular" if molecule else "charge"
+    return _checked(path, "molecular" if molecule else "charge", rows, known)
+
+
+def _checked(path: _Path, style: str, rows: list[tuple[int, list[str]]], known: set[str]) -> str:
+    """The style, after a check of the types."""
+    place = 1 if style in ("atomic", "charge") else 2
+    for number, words in rows:
+        if words[place] not in known:
+            raise FormatError(path, f"type {words[place]!r} is none of the {len(known)} types of the file", number)
+    return style
 
 
 def _numbers_of(style: str) -> str:

@@ -17,6 +17,7 @@ reads the file must know them. Fields: http://www.sgdml.org, doi:10.6084/m9.figs
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.label_keys import LabelKeys, looks_like
 from bpjax.units import ENERGIES, LENGTHS, SYSTEMS, unit_system
 
 _Path = str | os.PathLike[str]
@@ -54,20 +56,26 @@ def is_npz(path: _Path) -> bool:
     return os.fspath(path).endswith(".npz")
 
 
-def read_npz(path: _Path, units: str | None = None) -> list[ase.Atoms]:
+def read_npz(path: _Path, units: str | None = None, keys: LabelKeys | None = None) -> list[ase.Atoms]:
     """Reads all structures of a numpy archive; pickled objects in it are refused.
 
     Args:
       path: the file.
       units: one of `bpjax.units.SYSTEMS`, where the file does not say its units itself.
+      keys: names of energy, forces and stress, where they are others.
 
     Returns: structures in eV and A with the labels as results of the calculator.
 
     Raises:
       FormatError: no such archive, or a field that is missing, twice there or of a wrong shape; names it.
-      ConfigError: the units are not known.
+      ConfigError: the units are not known, or keys are given for what archives do not hold.
     """
-    fields = _Fields(path, _load(path))
+    given = {} if keys is None else keys.given()
+    if other := sorted(set(given) - {"energy", "forces", "stress"}):
+        raise ConfigError(
+            f"npz archives hold energy, forces and stress; {os.fspath(path)} is one", field=f"keys.{other[0]}"
+        )
+    fields = _Fields(path, _load(path, given), given)
     energy, length = _units(fields, units)
     numbers, atoms = _numbers(fields)
     n = len(atoms)
@@ -90,29 +98,39 @@ def read_npz(path: _Path, units: str | None = None) -> list[ase.Atoms]:
     return frames
 
 
-def _load(path: _Path) -> dict[str, np.ndarray]:
-    """The fields that are known; others are not even unpacked."""
-    known, field = {name for names in _NAMES.values() for name in names}, None
+def _load(path: _Path, given: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The fields that are known; others are not even unpacked.
+
+    Warns of those that look like labels.
+    """
+    known, field = {*(name for names in _NAMES.values() for name in names), *given.values()}, None
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {}
             for field in archive.files:
                 if field in known:
                     found[field] = archive[field]
-            return found
+            there = archive.files
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError, AttributeError, TypeError) as error:
         what = "cannot be read as npz" if field is None else f"field {field}: cannot be read"
         if "allow_pickle" in str(error) or "pickled" in str(error):
             what, error = what.replace("be read", "be used"), "pickled objects may run any code; store plain arrays"
         raise FormatError(path, f"{what}: {error}") from None
+    for label, name in given.items():
+        if name not in there:
+            raise FormatError(path, f"has no field {name!r} for {label}; it has {', '.join(there)}")
+    for name in sorted(set(there) - known):
+        if (key := looks_like(name)) is not None:
+            warnings.warn(f"{os.fspath(path)}: {name!r} is not used (keys.{key} names it)", stacklevel=3)
+    return found
 
 
 class _Fields:
     """Fields of one archive by what they mean, with errors that name the file and the field."""
 
-    def __init__(self, path: _Path, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, path: _Path, arrays: Mapping[str, np.ndarray], given: Mapping[str, str]):
         self.path, self.arrays, self.names = path, arrays, {}
-        for meaning, names in _NAMES.items():
+        for meaning, names in {**_NAMES, **{label: (name,) for label, name in given.items()}}.items():
             there = [name for name in names if name in arrays]
             if len(there) > 1:
                 raise FormatError(path, f"fields {' and '.join(there)}: both mean {meaning}; leave one of them out")

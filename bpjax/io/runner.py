@@ -37,6 +37,7 @@ from bpjax.io.extxyz import excerpt
 from bpjax.io.label_keys import results_of, unused_labels
 from bpjax.io.labels import labels
 from bpjax.io.structures import check_structure, frame_selection
+from bpjax.io.xyz_dialects import element_of, set_masses
 from bpjax.units import unit_system
 
 _Path = str | os.PathLike[str]
@@ -160,7 +161,9 @@ def _atoms(path: _Path, rows: list[_Row], system: tuple[float, float]) -> ase.At
         if len(words) != 4:
             raise FormatError(path, f"lattice needs 3 numbers, found {len(words) - 1}", line)
     cell = _numbers(path, [(line, words[1:]) for line, words in lattice], [length_unit] * 3)
-    atoms = ase.Atoms(_elements(path, atom_rows), table[:, :3], cell=cell if lattice else None, pbc=bool(lattice))
+    numbers, masses = _elements(path, atom_rows)
+    atoms = ase.Atoms(numbers, table[:, :3], cell=cell if lattice else None, pbc=bool(lattice))
+    set_masses(atoms, masses)
     atoms.info.update(_info(path, groups))
 
     energy = _single(path, groups[b"energy"], energy_unit)
@@ -192,15 +195,15 @@ def _has_forces(path: _Path, rows: list[_Row]) -> bool:
     return first == _FULL
 
 
-def _elements(path: _Path, rows: list[_Row]) -> list[int]:
-    """Atomic number of each atom."""
-    numbers = []
-    for line, words in rows:
-        number = atomic_numbers.get(words[4].decode(errors="replace"), 0)
-        if number < 1:
-            raise FormatError(path, f"expected an element, found {excerpt(words[4])}", line)
-        numbers.append(number)
-    return numbers
+def _elements(path: _Path, rows: list[_Row]) -> tuple[list[int], dict[int, float]]:
+    """Atomic number of each atom, and masses in amu of those that are isotopes."""
+    numbers, masses = [], {}
+    for n, (line, words) in enumerate(rows):
+        symbol, mass = element_of(path, words[4].decode(errors="replace"), line)
+        numbers.append(atomic_numbers[symbol])
+        if mass is not None:
+            masses[n] = mass
+    return numbers, masses
 
 
 def _info(path: _Path, groups: dict[bytes, list[_Row]]) -> dict[str, Any]:

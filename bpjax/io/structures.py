@@ -98,7 +98,8 @@ def read_structures(
     if found == _RUNNER:
         frames = read_runner(path, units, index)
     elif found == _NPZ:
-        frames = _chosen(read_npz(path, units), selection)
+        frames = _chosen(read_npz(path, units, keys), selection)
+        keys = None
     else:
         frames = _read_by_ase(path, found, selection, plain, options)
     if not frames:
@@ -118,6 +119,7 @@ def _read_by_ase(
         if not plain:
             with open_with_compression(os.fspath(path), "rb") as file:
                 text, remarks = rewritten(path, file)
+            check_extxyz(path, io.BytesIO(text.encode()))  # what stands there now may say something twice
             for number, atoms in enumerate(iread(io.StringIO(text), slice(None), format=file_format, parallel=False)):
                 remarks.apply(atoms, number)
                 frames.append(atoms)
@@ -137,7 +139,9 @@ def _read_by_ase(
         if file_format == "extxyz":
             with open_with_compression(os.fspath(path), "rb") as file:
                 check_extxyz(path, file, numbers=True)
-        reason = f"{error}" if str(error) else type(error).__name__
+        reason = (
+            f"unknown {error}" if isinstance(error, KeyError) else f"{error}" if str(error) else type(error).__name__
+        )
         raise FormatError(path, f"cannot be read as {file_format} (frame {len(frames)}): {reason}") from error
     return frames
 

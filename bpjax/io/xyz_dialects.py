@@ -39,6 +39,14 @@ _LATTICE = re.compile(r"""Lattice=["']?([^"']*)""")
 _OTHER_CELL = re.compile(
     rf"(?i)\b[a-z_]*(?:cell|lattice|box)[a-z_]*\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}"
     r"|\b(?:cell|lattice)\s*[=:({\[|]\s*\S*\d|CRYST1\s+\d"
+    rf"|\b(?:abc|pbc|h|h_?matrix|vectors?|[abc]vec|vec[abc]|dimensions?)\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}[\s,]+{_NUMBER}"
+    rf"|\blx\s*[=:]\s*{_NUMBER}|\ba\s*[=:]\s*{_NUMBER}[\s,]+b\s*[=:]\s*{_NUMBER}|^\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}\s*$"
+)
+# Of cells and units in words, without which a comment line need not be looked at any closer.
+_SUSPECT = (b"abc", b"bohr", b"a.u", b"atomic u", b"nanomet", b"vec", b"dimension", b"lx", b"h=", b"alpha", b" nm")
+_LENGTHS_IN_WORDS = re.compile(
+    r"(?i)\b(?:coord(?:inate)?s?|positions?|lengths?|distances?|geometry|xyz)\b[\s:=]*(?:(?:are|is|given|in)\s+)*"
+    r"[\"'(\[]?(bohr|a\.?u\b|atomic units?|nm\b|nanomet(?:er|re)s?)"
 )
 _UNIT_KEY = re.compile(r"""(?i)([a-z_]*units?\s*[=:]\s*["']?([a-z./_]+))""")
 _OTHER_UNITS = re.compile(
@@ -60,25 +68,34 @@ class Remarks:
         """Does it with one of them."""
         if self.scale[frame] != 1.0:
             atoms.positions *= self.scale[frame]
-        if self.masses[frame]:
-            masses = atoms.get_masses()
-            for index, mass in self.masses[frame].items():
-                masses[index] = mass
-            atoms.set_masses(masses)
+        set_masses(atoms, self.masses[frame])
+
+
+def set_masses(atoms: ase.Atoms, masses: dict[int, float]) -> None:
+    """Sets masses in amu of some atoms, those of isotopes."""
+    if masses:
+        all_masses = atoms.get_masses()
+        for index, mass in masses.items():
+            all_masses[index] = mass
+        atoms.set_masses(all_masses)
 
 
 def is_plain(comment: bytes) -> bool:
     """Whether a comment line has nothing that ASE would pass over and should not."""
     small = comment.lower()
-    if b"lattice" in small and b"Lattice=" not in comment:
+    if b"lattice" in small and (small.count(b"lattice") > 1 or b"Lattice=" not in comment):
         return False
-    if b"properties=" in small and b"Properties=" not in comment:
+    if b"properties" in small and (
+        small.count(b"properties") > 1 or b"Properties=" not in comment or b"Properties= " in comment
+    ):
         return False
     if b"positions{" in small or b"unit" in small or b"species:i:" in small:
         return False
     if b"Lattice=" not in comment and (b"box" in small or b"cryst1" in small):
         return False
-    return b"cell" not in small and (b"pbc=" not in small or b"pbc=" in comment)
+    if any(word in small for word in _SUSPECT) or (b"=" not in comment and len(comment.split()) == 9):
+        return False
+    return b"cell" not in small and (b"pbc" not in small or (small.count(b"pbc") == 1 and b"pbc=" in comment))
 
 
 def is_symbol(word: bytes) -> bool:
@@ -113,7 +130,7 @@ def rewritten(path: str | os.PathLike[str], file: Any) -> tuple[str, Remarks]:
             line += 1
             words = next(rows).decode(errors="replace").split()
             if column is not None:
-                words[column], mass = _symbol(path, words[column], line)
+                words[column], mass = element_of(path, words[column], line)
                 if mass is not None:
                     masses[index] = mass
             out.append(" ".join(words) + "\n")
@@ -136,8 +153,12 @@ def species_column(comment: bytes) -> int | None:
     return None
 
 
-def _symbol(path: str | os.PathLike[str], word: str, line: int) -> tuple[str, float | None]:
-    """Element and mass (None for the usual one) of an entry."""
+def element_of(path: str | os.PathLike[str], word: str, line: int) -> tuple[str, float | None]:
+    """Element and mass (None for the usual one) of an entry: a symbol, an isotope of hydrogen, or an atomic number.
+
+    Raises:
+      FormatError: it is none of these.
+    """
     if word in ISOTOPES:
         return ISOTOPES[word]
     if word.isascii() and word.isdigit() and 0 < int(word) < len(chemical_symbols):
@@ -157,6 +178,11 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
         raise _not_understood(path, text, line)
     if found or "positions{" in text:
         return _of_ipi(path, text, found, line)
+    if found := _LENGTHS_IN_WORDS.search(text):
+        message = (
+            f"says {found.group()!r}, and extended XYZ is read in eV and A; convert its numbers and take the words out"
+        )
+        raise FormatError(path, message, line)
     for entry, unit in _UNIT_KEY.findall(text):
         if _OTHER_UNITS.match(unit):
             message = (
@@ -164,7 +190,7 @@ def _comment(path: str | os.PathLike[str], text: str, line: int) -> tuple[str, f
             )
             raise FormatError(path, message, line)
     text = re.sub(
-        r"(?i)(?<![A-Za-z_])(lattice|properties|pbc)\s*=", lambda key: f"{_KEYS[key.group(1).lower()]}=", text
+        r"(?i)(?<![A-Za-z_])(lattice|properties|pbc)\s*=\s*", lambda key: f"{_KEYS[key.group(1).lower()]}=", text
     )
     text = re.sub(r"(?i)\bspecies:I:", "species:S:", text)
     found = _CELL_KEY.search(text)

@@ -27,6 +27,9 @@ _TELLING, _ENOUGH = 0.75, 20
 # eV/A^2: 4.7 to 7.8 mdyn/A (Wilson, Decius, Cross, Molecular Vibrations, 1955), 26 to 45 in sets of warm molecules and liquids.
 _PULL, _STIFF = 0.12, (8.0, 150.0)
 
+# Bulk moduli in GPa: that of diamond is 443, those of liquids 1 to 3.
+_MODULUS = 0.5, 1000.0
+
 
 def bonded(name: str, split: Split, found: Measures) -> list[Finding]:
     """Forces that pull short bonds together, or hold hydrogen too weakly or too strongly; no energies are needed to see it.
@@ -52,15 +55,63 @@ def bonded(name: str, split: Split, found: Measures) -> list[Finding]:
     own = (pairs >= 5) & (dd > 1e-4 * pairs) & (ff > 1e-4 * pairs)
     shares = np.where(own, _share(dd, ff, df), 0.0)
     wrong = np.flatnonzero(shares > 0.25)
-    if own.any() and np.median(np.abs(shares[own])) > 0.4 and len(wrong) > max(7, 0.05 * own.sum()):
+    few = 3 if own.any() and np.median(np.abs(shares[own])) > 0.6 else 7
+    if own.any() and np.median(np.abs(shares[own])) > 0.4 and len(wrong) > max(few, 0.05 * own.sum()):
         text = f"{name}: forces of {len(wrong)} of {len(split)} structures pull short bonds together, unlike the others"
         text += ": are the forces gradients, or are atoms in another order?"
         return [Finding("units", True, text, places(split, wrong), certain=True)]
+    stiff = np.where(own & (shares < -0.3), -df / np.maximum(dd, 1e-300), np.nan)
+    ratio = stiff / np.nanmedian(stiff) if np.isfinite(stiff).any() else stiff
+    for other, what in ((ratio < 1 / 15, "far weaker"), (ratio > 15, "far stronger")):
+        if other.sum() > max(3, 0.05 * np.isfinite(ratio).sum()):
+            factor = float(np.median(ratio[other]))
+            text = f"{name}: forces of {int(other.sum())} of {len(split)} structures hold bonds {what} than the others"
+            findings.append(
+                Finding(
+                    "units",
+                    True,
+                    f"{text} ({factor:.3g}): are they in another unit?",
+                    places(split, np.flatnonzero(other)),
+                )
+            )
     stiffness = -pull.sum() / max(of_hydrogen.sum(), 1e-300)
     if of_hydrogen.sum() > 0.02 and not _STIFF[0] < stiffness < _STIFF[1]:
         text = f"{name}: bonds to hydrogen have a stiffness of {stiffness:.3g} eV/A^2 by the forces, where 30 to 50 are usual"
         findings.append(Finding("units", True, f"{text}: are units, order of atoms and axes right?"))
     return findings
+
+
+def compressed(name: str, split: Split, found: Measures) -> list[Finding]:
+    """Stresses that fall where a structure is stretched, or by a bulk modulus that no solid has.
+
+    Volumes and mean stresses are compared among structures of one kind and composition; of kinds with few structures, less
+    what the composition explains. In all sets that were looked at they go together by 0.55 to 0.96.
+    """
+    known = np.flatnonzero(np.isfinite(found.pressure) & np.isfinite(found.volume))
+    if len(known) < 20:
+        return []
+    kinds = np.array([f"{group_of(split.frames[n])} {found.counts[n]}" for n in known])
+    _, kind, count = np.unique(kinds, return_inverse=True, return_counts=True)
+    pressure, volume = (np.array(x[known]) for x in (found.pressure, found.volume))
+    few = count[kind] < 3
+    shares = found.counts[known] / found.atoms[known, None]
+    for x in (pressure, volume):
+        mean = np.bincount(kind, weights=x) / count
+        rest = x[few] - shares[few] @ np.linalg.lstsq(shares[few], x[few], rcond=1e-8)[0] if few.any() else 0.0
+        x -= mean[kind]
+        x[few] = rest
+    volume /= found.volume[known]
+    share = float(_share(volume @ volume, pressure @ pressure, volume @ pressure))
+    if np.sqrt(np.mean(volume**2)) < 2e-3 or abs(share) < 0.3:
+        return []
+    if share < 0:
+        text = f"{name}: stresses fall where structures are stretched: have they the other sign (a pressure, a virial)?"
+        return [Finding("units", True, text, certain=bool(share < -0.4))]
+    modulus = float(volume @ pressure / (volume @ volume)) / GPA
+    if not _MODULUS[0] < modulus < _MODULUS[1]:
+        text = f"{name}: volumes and stresses make a bulk modulus of {modulus:.3g} GPa: are stresses in another unit (GPa, kbar)?"
+        return [Finding("units", True, text, certain=bool(modulus > 2 * _MODULUS[1]))]
+    return []
 
 
 def _share(dd, ff, df):

@@ -6,7 +6,7 @@ What energies say of forces and stresses is in `derivative_checks`.
 import numpy as np
 
 from bpjax.elements import covalent_radii
-from bpjax.io.label_keys import two_energies, unused_labels
+from bpjax.io.label_keys import everything, two_energies, unused_labels
 from bpjax.io.labels import is_isolated_atom, nearest_image
 from bpjax.training.measures import Measures, large_shear, total_energy
 from bpjax.training.outliers import middle_of
@@ -42,6 +42,13 @@ def names(name: str, split: Split) -> list[Finding]:
     for one in unused_labels(split.frames):
         message = f"{name}: {one.sentence(len(split), f'data.keys.{one.key} names it')}"
         findings.append(Finding("labels", one.lacking > 0, message))
+    have = [{"energy", "free_energy"} & set(everything(a)) for a in split.frames]
+    alone = [n for n, there in enumerate(have) if there == {"free_energy"}]
+    if alone:
+        mixed = any("energy" in there for there in have)
+        rest = ", where the others have energy: they are mixed" if mixed else ", which is trained on"
+        message = f"{name}: {len(alone)} of {len(split)} structures have a free_energy alone{rest}"
+        findings.append(Finding("labels", mixed, message, places(split, np.array(alone)) if mixed else ()))
     pairs = [(n, both) for n, a in enumerate(split.frames) if (both := two_energies(a)) is not None]
     if pairs:
         apart = np.array([(energy - free) / len(split.frames[n]) for n, (energy, free) in pairs])
@@ -69,6 +76,15 @@ def lone(name: str, split: Split) -> list[Finding]:
         return []
     message = f"{name}: {len(wide)} single atoms are trained on as crystals; config_type=isolated_atom makes them isolated atoms"
     return [Finding("labels", True, message, places(split, np.array(list(wide)), list(wide.values())))]
+
+
+def cells(name: str, split: Split) -> list[Finding]:
+    """Structures without a cell among others that have one."""
+    bare = np.array([not atoms.pbc.any() for atoms in split.frames])
+    if bare.all() or not bare.any():
+        return []
+    message = f"{name}: {int(bare.sum())} of {len(split)} structures have no cell"
+    return [Finding("labels", False, message, places(split, np.flatnonzero(bare)))]
 
 
 def balance(name: str, split: Split, found: Measures) -> list[Finding]:
@@ -109,6 +125,7 @@ def units(found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> li
             messages.append(
                 f"energies spread by {middle_of(residual, 0.0)[1]:.3g} eV/atom beyond what compositions explain"
             )
+        messages += _two_kinds(residual)
     forced = np.isfinite(found.forces)
     if forced.any():
         rms = float(np.sqrt(found.forces[forced].sum() / (3 * found.atoms[forced].sum())))
@@ -121,7 +138,26 @@ def units(found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> li
         messages.append(f"stresses of {np.median(stress):.3g} eV/A^3 are unusual: are they in GPa or kbar?")
     elif share := large_shear(found.shear_share):
         messages.append(f"shear stresses are {share:.3g} times what forces of this size make: are they in GPa or kbar?")
+    elif np.nanmax(found.stress, initial=0.0) > 5:
+        far = int(np.sum(found.stress > 5))
+        messages.append(f"{far} of {len(found)} structures have a stress above 5 eV/A^3 (800 GPa): in GPa or kbar?")
     return [*(Finding("units", True, text) for text in messages), *_extensive(found, offsets)]
+
+
+def _two_kinds(residual: np.ndarray) -> list[str]:
+    """What to say where energies per atom, less those of the composition, are in two heaps far from each other."""
+    values = np.sort(residual)
+    aside = max(1, len(values) // 10)
+    if len(values) < 20:
+        return []
+    gaps = np.diff(values)[aside - 1 : len(values) - aside]
+    n = aside + int(np.argmax(gaps))
+    gap, spread = float(values[n] - values[n - 1]), max(float(np.std(values[:n])), float(np.std(values[n:])))
+    if gap < 0.3 or gap < 10 * spread:
+        return []
+    return [
+        f"energies are of two kinds, {gap:.3g} eV/atom apart ({n} and {len(values) - n}): two units, references, calculations?"
+    ]
 
 
 def _extensive(found: Measures, offsets: np.ndarray) -> list[Finding]:
@@ -134,7 +170,9 @@ def _extensive(found: Measures, offsets: np.ndarray) -> list[Finding]:
     growing = energy - found.counts[known] @ offsets
     constant = energy - shares @ np.linalg.lstsq(shares, energy, rcond=1e-8)[0]
     # By the middle: a few absurd energies are outliers, whatever the others grow with.
-    if float(np.median(np.abs(constant))) > 0.2 * float(np.median(np.abs(growing))):
+    share = float(np.median(np.abs(constant))) / max(float(np.median(np.abs(growing))), 1e-300)
+    if share > 0.2:
         return []
+    certain = bool(share < 0.1 and len(atoms) >= 20 and atoms.max() >= 2 * atoms.min())
     text = f"energies do not grow with the number of atoms ({atoms.min()} to {atoms.max()}): are they per atom?"
-    return [Finding("units", True, text)]
+    return [Finding("units", True, text, certain=certain)]

@@ -30,6 +30,7 @@ class Measures:
       net_share: `net` over what independent forces of this size would sum up to, (B,).
       torque_share: the same of the torque about the centre; NaN where periodic, (B,).
       stress: largest component in eV/A^3, (B,).
+      pressure: mean of the diagonal of the stress in eV/A^3, of the sign of stresses; volume: A^3 per atom, where periodic, (B,).
       shear_share: shear stress (root mean square) over what pair forces of this size would make; NaN with small forces, (B,).
       closest: smallest distance in A, over all pairs of elements, (B, S, S); infinite where none are near.
       bond: smallest distance over the sum of the covalent radii, (B,).
@@ -47,6 +48,8 @@ class Measures:
     net_share: np.ndarray
     torque_share: np.ndarray
     stress: np.ndarray
+    pressure: np.ndarray
+    volume: np.ndarray
     shear_share: np.ndarray
     closest: np.ndarray
     bond: np.ndarray
@@ -90,6 +93,8 @@ def _of_labels(atoms) -> dict[str, float]:
                 found["torque_share"] = float(np.linalg.norm(np.cross(R, F).sum(axis=0))) / lever**0.5
     stress = nan if label.stress is None else float(np.abs(label.stress).max())
     energy = nan if label.energy is None else label.energy
+    found["pressure"] = nan if label.stress is None else float(np.trace(label.stress)) / 3
+    found["volume"] = atoms.get_volume() / len(atoms) if atoms.pbc.all() else nan
     return {"energy": energy, "stress": stress, "shear_share": shear_share(atoms), **found}
 
 

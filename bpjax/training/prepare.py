@@ -22,7 +22,7 @@ from bpjax.training.sanity_report import SanityReport
 from bpjax.training.splits import Split, set_aside
 
 # In eV: of one atom by two calculations, and more than what binds an atom in any solid (9 in tungsten).
-_SAME_ENERGY, _DEEPEST = 1e-3, 20.0
+_SAME_ENERGY, _DEEPEST, _HIGHEST = 1e-3, 15.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
     _check_cohesion(train, isolated, options)
     validation, more = read_split(options.validation, folder, options)
     test, yet_more = read_split(options.test, folder, options)
+    validation, test = (_less_isolated(split, isolated) for split in (validation, test))
     for split in (validation, test):
         _check_elements(split, elements)
     dropped += more + yet_more
@@ -210,6 +211,25 @@ def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict
     return train, isolated
 
 
+def _less_isolated(split: Split, isolated: dict[str, float]) -> Split:
+    """The structures of a further split that are no isolated atoms; those must have the energies that are known.
+
+    Raises:
+      StructureError: another energy, or nothing but isolated atoms.
+    """
+    alone = [is_isolated_atom(atoms) for atoms in split.frames]
+    for n in np.flatnonzero(alone).tolist():
+        element, energy = split.frames[n].get_chemical_symbols()[0], _energy(split, n)
+        if abs(isolated.get(element, energy) - energy) > _SAME_ENERGY:
+            message = (
+                f"of the isolated {element} atom is {energy:.6g} eV, but {isolated[element]:.6g} where it is trained on"
+            )
+            raise StructureError(message, *split.sources[n], "energy")
+    if len(split) and all(alone):
+        raise StructureError("holds no structure but isolated atoms", split.sources[0][0])
+    return split.pick([n for n, is_alone in enumerate(alone) if not is_alone])
+
+
 def _check_cohesion(train: Split, isolated: dict[str, float], options: DataOptions) -> None:
     """Atoms in the structures must be about as deep as the isolated ones: no bond is worth more than some eV."""
     if not isolated or options.contradictions == "keep":
@@ -220,7 +240,7 @@ def _check_cohesion(train: Split, isolated: dict[str, float], options: DataOptio
         for energy, symbols in energies
         if energy is not None and set(symbols) <= set(isolated)
     ]
-    if not bound or abs(np.median(bound)) <= _DEEPEST:
+    if not bound or -_DEEPEST <= np.median(bound) <= _HIGHEST:
         return
     known = ", ".join(f"{element} {energy:.6g}" for element, energy in isolated.items())
     raise ConfigError(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bpjax.training.derivative_checks import bonded, derivatives
-from bpjax.training.label_checks import balance, lone, missing, names, units
+from bpjax.training.derivative_checks import bonded, compressed, derivatives
+from bpjax.training.label_checks import balance, cells, lone, missing, names, units
 from bpjax.training.measures import Measures, measure, same_structure
 from bpjax.training.outliers import composition_energies, outliers
 from bpjax.training.sanity_report import Finding, Place, SanityReport
@@ -38,10 +38,11 @@ def sanity(
     findings: list[Finding] = []
     for name, split in splits.items():
         findings += missing(name, split, measured[name]) + names(name, split) + lone(name, split)
+        findings += cells(name, split)
         findings += balance(name, split, measured[name])
     findings += units(train, elements, offsets) + derivatives(splits)
     for name, split in splits.items():
-        findings += bonded(name, split, measured[name])
+        findings += bonded(name, split, measured[name]) + compressed(name, split, measured[name])
     findings += _twins(splits, measured)
     named = [
         Place(*split.sources[n], detail=reason)

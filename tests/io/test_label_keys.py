@@ -75,6 +75,13 @@ def test_names_that_are_not_there(named):
         LabelKeys(energy=" ")
 
 
+def test_names_that_some_structures_have():
+    frames = [copper(REF_energy=1.0), copper(), Atoms("H", info={"x": 1})]
+    with pytest.warns(UserWarning, match="a.xyz: 1 of 3 structures have no 'REF_energy', and so no energy"):
+        take_labels(frames, LabelKeys("REF_energy"), "a.xyz")
+    assert labels(frames[0]).energy == 1.0 and labels(frames[1]).energy is None
+
+
 def test_what_looks_like_a_label_and_is_not_used():
     bare, full = copper(dft_energy=1.0), copper(virials=TENSOR, energy_weight=1.0)
     bare.arrays["force"] = np.zeros((4, 3))
@@ -87,7 +94,23 @@ def test_what_looks_like_a_label_and_is_not_used():
     ]
     assert found[1].sentence(3, "-f") == "'force' in 1 of 3 structures is not used, and 1 of these have no forces (-f)"
     assert found[2].sentence(3, "-v") == "'virials' in 2 of 3 structures is not used (-v)"
-    for name in ("E", "Etot", "e_dft", "F", "frc", "f_dft", "vir", "energy_sigma0", "gradient"):
+    for name in (
+        "E",
+        "Etot",
+        "e_dft",
+        "F",
+        "frc",
+        "f_dft",
+        "vir",
+        "energy_sigma0",
+        "gradient",
+        "toten",
+        "PE",
+        "dEdR",
+        "dft_grad",
+        "vir_ref",
+        "fx_dft",
+    ):
         assert [one.name for one in unused_labels([copper(**{name: 1.0})])] == [name]
     assert not unused_labels([copper(element=1.0, file="x", fermi=0.1, force_std=1.0, stress_sigma=2.0, e_field=1.0)])
     assert [one.key for one in unused_labels([copper(sigma=STRESS, pressure=TENSOR)])] == ["stress", "stress"]

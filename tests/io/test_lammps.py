@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import units
 
 from bpjax.errors import ConfigError, FormatError
 from bpjax.io.labels import labels
@@ -41,6 +42,8 @@ ITEM: ATOMS id type x y z
 1 2 0 0 0.1
 2 1 0.76 0 0.47
 """
+
+NAMED = DUMP.replace("id type", "id element").replace("1 2 0 0", "1 O 0 0").replace("2 1 0.76", "2 H 0.76")
 
 WITHOUT = DATA.replace("Masses\n\n1 15.9994\n2 1.00794\n\n", "")
 
@@ -84,8 +87,7 @@ def test_types_that_are_named(tmp_path):
     assert found.get_chemical_formula() == "HO" and found.numbers.tolist() in ([8, 1], [1, 8])
     oxygen = found.positions[found.numbers == 8][0]
     np.testing.assert_allclose(oxygen, [0, 0, 0.1])
-    named = DUMP.replace("id type", "id element").replace("1 2 0 0", "1 O 0 0").replace("2 1 0.76", "2 H 0.76")
-    assert read(tmp_path, named, "b.lammpstrj")[0].get_chemical_formula() == "HO"
+    assert read(tmp_path, NAMED, "b.lammpstrj")[0].get_chemical_formula() == "HO"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,7 @@ def test_types_that_are_named(tmp_path):
         (DUMP, "a.lammpstrj", {}, "a.lammpstrj: has atoms of types 1 to 2 and does not say which elements these are"),
         (DATA.replace("15.9994", "150.0"), "a.data", {"species": ("Cu",)}, "species: Cu: "),
         (DATA.replace("15.9994", "17.3"), "a.data", {}, "mass 17.3 of type 1 is that of no element"),
+        (NAMED, "a.lammpstrj", {"species": ("Cu", "Al")}, "species: is for types without elements"),
         (DATA, "a.data", {"species": ("Cu", "Xx")}, "species: not a chemical symbol: 'Xx'"),
     ],
 )
@@ -135,6 +138,16 @@ def test_the_style_of_atoms_is_seen_where_the_file_does_not_say_it(tmp_path):
                 np.testing.assert_allclose(found.get_initial_charges(), [-0.8, 0.4, 0.4])
 
 
+def test_units_that_a_file_says(tmp_path):
+    """LAMMPS writes them into the first line of data files, and into dumps where it is asked to."""
+    (found,) = read(tmp_path, DATA.replace("any text", "by write_data, units = electron"), "a.data")
+    np.testing.assert_allclose(found.cell.lengths(), np.array([9, 8, 7]) * units.Bohr)
+    text = "ITEM: UNITS\nreal\n" + DUMP.replace("x y z", "element x y z fx fy fz")
+    text = text.replace("0 0.1\n", "0 0.1 1 2 3\n").replace("0.47", "0.47 4 5 6")
+    (found,) = read(tmp_path, text.replace("1 2 0", "1 2 H 0").replace("2 1 0", "2 1 O 0"), "a.lammpstrj")
+    np.testing.assert_allclose(labels(found).forces[0], np.array([1, 2, 3]) * units.kcal / units.mol, rtol=1e-4)
+
+
 def test_names_of_types_stay_with_their_atoms(tmp_path):
     """ASE sorts atoms by their numbers, and not the names of their types."""
     text = atoms_in(" # atomic", "3 H 8.24 0.0 6.53", "1 O 0.0 0.0 0.1", "2 H 0.76 0.0 6.53")
@@ -150,7 +163,17 @@ def test_names_of_types_stay_with_their_atoms(tmp_path):
         (DATA.replace("# atomic", "# sphere"), "line 14: atoms of style 'sphere'; known are atomic, charge"),
         (DATA.replace("# atomic", "# full"), "line 16: an atom needs 7 or 10 numbers; found 5"),
         (DATA.replace("2 2 0.76", "2 0.76"), "line 17: an atom needs as many numbers as the first, 5; found 4"),
-        (DATA.replace("15.9994", "heavy"), "line 11: expected a type and its mass, found '1 heavy'"),
+        (DATA.replace("15.9994", "heavy"), "line 11: expected the number of a type and its mass"),
+        (
+            DATA.replace("1 15.9994", "O 15.9994"),
+            "line 11: expected the number of a type and its mass, found 'O 15.9994'",
+        ),
+        (DATA.replace("3 2 8.24", "3 4 8.24"), "line 18: type '4' is none of the 2 types of the file"),
+        (DATA.replace("any text", "write_data, units = lj"), "is in units 'lj'; known are metal, real"),
+        (
+            DATA.replace("Masses", "Atom Type Labels\n\n1 H\n2 O\n\nMasses").replace("15.9994", "16.0"),
+            "line 17: type 2 is O and has a mass of 1.00794",
+        ),
         (atoms_in("", *(f"{n} 1 1 0 0 {n}" for n in (1, 2, 3))), "line 14: the style of the atoms is not clear"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 
 from bpjax import datasets
 from bpjax.errors import ConfigError, FormatError, StructureError
+from bpjax.io.label_keys import LabelKeys
 from bpjax.io.labels import group_of, labels
 from bpjax.io.structures import read_structures
 from bpjax.units import BOHR, HARTREE
@@ -42,6 +43,20 @@ def test_molecules_of_one_composition(tmp_path, fields, units):
         found = labels(atoms)
         np.testing.assert_allclose(found.energy, E[n] * KCAL, rtol=1e-8)
         np.testing.assert_allclose(found.forces, F[n] * KCAL, rtol=1e-8)
+
+
+def test_names_of_labels(tmp_path):
+    file = save(tmp_path / "a.npz", z=Z, R=R, E=E, REF_energy=2 * E, dft_forces=F)
+    units = "kcal/mol-angstrom"
+    with pytest.warns(UserWarning, match=r"a\.npz: 'REF_energy' is not used \(keys\.energy names it\)"):
+        assert labels(read_structures(file, units=units)[0]).forces is None
+    found = read_structures(file, units=units, keys=LabelKeys("REF_energy", "dft_forces"))
+    assert labels(found[1]).energy == pytest.approx(2 * E[1] * KCAL, rel=1e-12)
+    np.testing.assert_allclose(labels(found[1]).forces, F[1] * KCAL, rtol=1e-12)
+    with pytest.raises(FormatError, match=r"a\.npz: has no field 'dft_energy' for energy; it has z, R, E, REF_energy"):
+        read_structures(file, units=units, keys=LabelKeys("dft_energy"))
+    with pytest.raises(ConfigError, match=r"keys\.charges: npz archives hold energy, forces and stress"):
+        read_structures(file, units=units, keys=LabelKeys(charges="q"))
 
 
 def test_atomic_units(tmp_path):

@@ -185,10 +185,10 @@ def test_no_such_frame_or_file(tmp_path):
         ("lattice 0.0 0.0 6.0", "lattice 0.0 0.0 6.0 0.0", 7, "lattice needs 3 numbers, found 4"),
         ("lattice 0.0 0.0 6.0", "lattice 0.0 0.0 x", 7, "expected a number, found 'x'"),
         ("lattice 0.0 0.0 6.0", "lattice 0.0 0.0 1e999", 7, "'1e999' is not finite"),
-        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 Q", 9, "expected an element, found 'Q'"),
-        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 o", 9, "expected an element, found 'o'"),
-        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 X", 9, "expected an element, found 'X'"),
-        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 8", 9, "expected an element, found '8'"),
+        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 Q", 9, "'Q' is no chemical symbol; expected one, D or T, or an atomic number"),
+        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 o", 9, "'o' is no chemical symbol"),
+        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 X", 9, "'X' is no chemical symbol"),
+        ("2.0 0.0 0.0 O", "2.0 0.0 0.0 119", 9, "'119' is no chemical symbol"),
         ("2.0 0.0 0.0 O", "2.0 0.0 inf O", 9, "'inf' is not finite"),
         ("2.0 0.0 0.0 O", "2.0 0.0 0,0 O", 9, "expected a number, found '0,0'"),
         ("2.0 0.0 0.0 O", "2.0 0.0 O", 9, "atom needs 9 values (x y z element charge unused fx fy fz) or the first 4"),
@@ -249,3 +249,11 @@ def test_compressed(tmp_path):
         for call in (read_structures, read_runner):
             with pytest.raises(FormatError, match="cannot be read"):
                 call(path, units="ev-angstrom")
+
+
+def test_isotopes_and_atomic_numbers(tmp_path):
+    path = tmp_path / "input.data"
+    path.write_text("begin\natom 0 0 0 8 0 0 0 0 0\natom 1 0 0 D 0 0 0 0 0\natom 0 1 0 H 0 0 0 0 0\nenergy 1\nend\n")
+    (found,) = read_structures(path, units="ev-angstrom")
+    assert str(found.symbols) == "OH2"
+    np.testing.assert_allclose(found.get_masses(), [15.999, 2.01410177812, 1.008])  # AME 2020, IUPAC

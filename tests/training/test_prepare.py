@@ -80,6 +80,32 @@ def test_isolated_atoms_that_cannot_be(folder):
         prepare(DataOptions(("train.extxyz",), isolated={"Cu": -45000.0, "Al": -6500.0}), folder, 0)
 
 
+def test_isolated_atoms_that_are_not_bound(folder):
+    """Energies of the structures are about 0 to 1 eV/atom: an atom far below them is of another calculation, as one far above."""
+    for energy in (-12.0, 19.0):
+        with pytest.raises(ConfigError, match="are they of another calculation"):
+            prepare(DataOptions(("train.extxyz",), isolated={"Cu": energy, "Al": energy}), folder, 0)
+
+
+@pytest.mark.parametrize("field", ["validation", "test"])
+def test_isolated_atoms_among_further_structures(folder, field):
+    """They are no structures there either, and have the energies that are trained on."""
+    ase.io.write(folder / "atoms.extxyz", [atom("Cu", -1.5), atom("Al", -0.5)])
+    for energy in (-1.5, -300.0):
+        ase.io.write(folder / "more.extxyz", [*structures(8, seed=5), atom("Cu", energy)])
+        options = DataOptions(("train.extxyz", "atoms.extxyz"), **{field: ("more.extxyz",)})
+        if energy == -1.5:
+            assert len(getattr(prepare(options, folder, 0), field)) == 8
+        else:
+            with pytest.raises(
+                StructureError, match=r"more\.extxyz: frame 8: energy: .* -300 eV, but -1.5 where it is"
+            ):
+                prepare(options, folder, 0)
+    ase.io.write(folder / "more.extxyz", [atom("Cu", -1.5)])
+    with pytest.raises(StructureError, match="holds no structure but isolated atoms"):
+        prepare(options, folder, 0)
+
+
 def test_labels_that_contradict_each_other_are_refused(folder):
     frames = strained(stress=-1.0)
     ase.io.write(folder / "negative.extxyz", frames)

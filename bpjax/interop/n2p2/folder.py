@@ -73,8 +73,11 @@ def read_folder(path: str | os.PathLike[str], *, element_nodes: str = "n2p2") ->
     networks, weights = list(settings.networks), {}
     for n, (element, functions) in enumerate(zip(settings.elements, settings.functions, strict=True)):
         file, size = path / weights_name(element), len(functions)
-        if not file.exists() and (written := path / runner_weights_name(element)).exists():
+        written = path / runner_weights_name(element)
+        if not file.exists() and written.exists():
             file = written
+        elif written.exists() and file.exists() and written.read_bytes().split() != file.read_bytes().split():
+            warnings.warn(f"{file} is taken, as RuNNer does; {written.name} beside it differs", stacklevel=2)
         if settings.networks_in_n2p2 and element_nodes == "n2p2":
             networks[n] = _network_in_n2p2(file, networks[n], settings.networks_in_n2p2[n], size)
         weights[element] = read_weights(file, networks[n], size, surplus=networks[n] != settings.networks[n])

@@ -84,6 +84,9 @@ def _scaling_row(line: Line, settings: Settings, e: int, n: int) -> list[float]:
             raise line.error(f"{what}: the {name} is missing, but input.nn asks for scaling with it")
     if known["minimum"] > known["maximum"]:
         raise line.error(f"{what}: the minimum {values[0]:g} is greater than the maximum {values[1]:g}")
+    slack = 1e-6 * (known["maximum"] - known["minimum"]) + 1e-9 * abs(known["maximum"])
+    if not known["minimum"] - slack <= known.get("mean", known["minimum"]) <= known["maximum"] + slack:
+        raise line.error(f"{what}: the mean {known['mean']:g} is not between {values[0]:g} and {values[1]:g}")
     if known.get("sigma", 0.0) < 0:
         raise line.error(f"{what}: sigma {known['sigma']:g} is negative")
     if "maximum" in NEEDS[settings.scaling] and known["minimum"] == known["maximum"]:

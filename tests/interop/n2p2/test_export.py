@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.descriptors import ACSF, Angular, Radial, SymmetryFunction, SymmetryFunctions
+from bpjax.descriptors import ACSF, Angular, ImbalzanoACSF, Radial, SymmetryFunction, SymmetryFunctions
 from bpjax.errors import ConfigError, OutputExistsError
 from bpjax.interop.n2p2 import read_folder, read_potential, sorted_functions, write_potential
 from bpjax.interop.n2p2.export import READERS, export_problems
@@ -231,6 +231,7 @@ def test_programs_that_read_less_than_n2p2(tmp_path):
     found = {name: {reader: export_problems(model, reader) for reader in READERS} for name, model in models.items()}
     assert all(not problems[reader] for problems in found.values() for reader in ("n2p2", "lammps"))
     assert found["plain"]["cp2k"] == []
+    assert export_problems(Potential(ImbalzanoACSF().build(("H", "O")), NETWORK), "cp2k") == []  # as the README says
     assert found["shifted"]["cp2k"] == [
         "a shift r_s of type 3, which it passes over",
         "an inner cutoff radius, which it passes over",

@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -110,6 +111,26 @@ def test_a_folder_of_runner_gives_what_n2p2_makes_of_it(shared, neon):
     found = Evaluator(*read_potential(neon, "hartree-bohr"), "float64").evaluate(atoms)
     assert found.energy == pytest.approx(-182.5673886886, rel=1e-8)
     np.testing.assert_allclose(found.forces[0], [0.02151008, 0.01973986, 0.01875329], atol=1e-8)
+
+
+def test_weights_that_differ_under_both_names(neon):
+    shutil.copy(neon / "weights.010.data", neon / "optweights.010.out")
+    expected = read_potential(neon, "hartree-bohr")[1]
+    (neon / "optweights.010.out").write_text((neon / "weights.010.data").read_text().replace("1", "2", 1))
+    with pytest.warns(
+        UserWarning, match=r"weights\.010\.data is taken, as RuNNer does; optweights\.010\.out beside it differs"
+    ):
+        found = read_potential(neon, "hartree-bohr")[1]
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_mean_that_is_not_between_minimum_and_maximum(neon):
+    lines = (neon / "scaling.data").read_text().splitlines()
+    words = lines[0].split()
+    (neon / "scaling.data").write_text("\n".join([" ".join([*words[:4], "1e3", *words[5:]]), *lines[1:]]))
+    with pytest.raises(FormatError, match=r"scaling\.data: line 1: function 1 of Ne .*: the mean 1000 is not between"):
+        read_potential(neon, "hartree-bohr")
 
 
 def test_committees_under_both_names(neon):
