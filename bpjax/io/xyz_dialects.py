@@ -39,7 +39,8 @@ _LATTICE = re.compile(r"""Lattice=["']?([^"']*)""")
 _OTHER_CELL = re.compile(
     rf"(?i)\b[a-z_]*(?:cell|lattice|box)[a-z_]*\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}"
     r"|\b(?:cell|lattice)\s*[=:({\[|]\s*\S*\d|CRYST1\s+\d"
-    rf"|\b(?:abc|pbc|h|h_?matrix|vectors?|[abc]vec|vec[abc]|dimensions?)\s*[=:]?\s*[\"'(\[{{]*\s*{_NUMBER}[\s,]+{_NUMBER}[\s,]+{_NUMBER}"
+    rf"|\b(?:abc|pbc|[abc]vec|vec[abc]|dimensions?)\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{2}}{_NUMBER}"
+    rf"|\b(?:h|h_?matrix|vectors?)\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}"
     rf"|\blx\s*[=:]\s*{_NUMBER}|\ba\s*[=:]\s*{_NUMBER}[\s,]+b\s*[=:]\s*{_NUMBER}|^\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}\s*$"
 )
 # Of cells and units in words, without which a comment line need not be looked at any closer.

@@ -9,7 +9,7 @@ from bpjax.io.labels import group_of
 from bpjax.training.measures import Measures, large_shear, shear_share
 from bpjax.training.sanity_report import Finding, Place, places
 from bpjax.training.splits import Split
-from bpjax.training.work import work
+from bpjax.training.work import Votes, work
 from bpjax.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
 _RATIOS = {
@@ -31,13 +31,14 @@ _PULL, _STIFF = 0.12, (8.0, 150.0)
 _MODULUS = 0.5, 1000.0
 
 
-def bonded(name: str, split: Split, found: Measures) -> list[Finding]:
+def bonded(name: str, split: Split, found: Measures, confirmed: bool = False) -> list[Finding]:
     """Forces that pull short bonds together, or hold hydrogen too weakly or too strongly; no energies are needed to see it.
 
     Where bonds are shorter than others of their kind in the same structure, forces push their atoms apart: the correlation of
-    length and force is -0.16 to -0.93 in all sets that were looked at, of metals, oxides, liquids and molecules.
+    length and force is -0.16 to -0.93 in all sets that were looked at, of metals, oxides, liquids and molecules. Where energies
+    say that the sign is right (`confirmed`), a whole set that looks otherwise is odd, and no mistake beyond doubt.
     """
-    wrong = _pulling(name, split, found) or _pulling_alone(name, split, found)
+    wrong = _pulling(name, split, found, confirmed) or _pulling_alone(name, split, found)
     if wrong:
         return wrong
     findings = _unlike(name, split, found)
@@ -49,7 +50,7 @@ def bonded(name: str, split: Split, found: Measures) -> list[Finding]:
     return findings
 
 
-def _pulling(name: str, split: Split, found: Measures) -> list[Finding]:
+def _pulling(name: str, split: Split, found: Measures, confirmed: bool) -> list[Finding]:
     """All structures, those of some files, or those of some kinds."""
     findings = []
     kinds = {
@@ -63,7 +64,8 @@ def _pulling(name: str, split: Split, found: Measures) -> list[Finding]:
         shares = _share(dd, ff, df)
         for k in np.flatnonzero((pairs >= 200) & (ff > 0.05**2 * pairs) & (shares > _PULL)):
             text = f"{name}: forces{word}{parts[k]} pull short bonds together and long ones apart: are the forces gradients?"
-            findings.append(Finding("units", True, text, certain=bool(shares[k] > 0.2)))
+            certain = bool(shares[k] > 0.2) and not (confirmed and word == "")
+            findings.append(Finding("units", True, text, certain=certain))
         if findings:
             break
     return findings
@@ -105,11 +107,11 @@ def _unlike(name: str, split: Split, found: Measures) -> list[Finding]:
     return findings
 
 
-def compressed(name: str, split: Split, found: Measures) -> list[Finding]:
+def compressed(name: str, split: Split, found: Measures, confirmed: bool = False) -> list[Finding]:
     """Stresses that fall where a structure is stretched, or by a bulk modulus that no solid has.
 
     Volumes and mean stresses are compared among structures of one kind and composition; of kinds with few structures, less
-    what the composition explains. In all sets that were looked at they go together by 0.55 to 0.96.
+    what the composition explains. In all sets that were looked at they go together by 0.55 to 0.96. `confirmed` as in `bonded`.
     """
     known = np.flatnonzero(np.isfinite(found.pressure) & np.isfinite(found.volume))
     if len(known) < 20:
@@ -130,7 +132,7 @@ def compressed(name: str, split: Split, found: Measures) -> list[Finding]:
         return []
     if share < 0:
         text = f"{name}: stresses fall where structures are stretched: have they the other sign (a pressure, a virial)?"
-        return [Finding("units", True, text, certain=bool(share < -0.5))]
+        return [Finding("units", True, text, certain=bool(share < -0.5) and not confirmed)]
     modulus = float(volume @ pressure / (volume @ volume)) / GPA
     if not _MODULUS[0] < modulus < _MODULUS[1]:
         text = f"{name}: volumes and stresses make a bulk modulus of {modulus:.3g} GPa: are stresses in another unit (GPa, kbar)?"
@@ -143,33 +145,38 @@ def _share(dd, ff, df):
     return df / np.sqrt(np.maximum(dd * ff, 1e-300))
 
 
-def derivatives(splits: Mapping[str, Split]) -> list[Finding]:
+def derivatives(splits: Mapping[str, Split]) -> tuple[list[Finding], dict[str, tuple[bool, bool]]]:
     """Forces and stresses that are not derivatives of the energies, in the files that are trained on, and in each further split.
 
     Of a file all structures are looked at, in its order: what is found does not depend on which of them are set aside.
+
+    Returns: the findings; and by split, whether the energies leave no doubt of the sign of its forces, and of its stresses.
     """
     everything = [pair for split in splits.values() for pair in zip(split.sources, split.frames, strict=True)]
-    findings, seen = [], set()
+    findings, seen, known = [], set(), {}
     for name, split in splits.items():
         paths = {path for path, _ in split.sources} - seen
         seen |= paths
         own = sorted((pair for pair in everything if pair[0][0] in paths), key=lambda pair: pair[0])
-        found = _work([atoms for _, atoms in own], [source for source, _ in own])
+        found, votes = _work([atoms for _, atoms in own], [source for source, _ in own])
         first = name == next(iter(splits))
         findings += [one if first else replace(one, message=f"{name}: {one.message}") for one in found]
-    return findings
+        known[name] = (votes[0].positive, votes[1].positive)
+        if not paths:  # set aside of files that have been looked at
+            known[name] = known[next(iter(splits))]
+    return findings, known
 
 
-def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> list[Finding]:
+def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Finding], tuple[Votes, Votes]]:
     found = work(frames)
     if found.pairs < 10:
-        return []
+        return [], found.votes
     sizes = {len(atoms) for atoms in frames}
     of_an_atom = None if found.forces.fits else work(frames, per_atom=True).forces
     if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
-        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.85)]
+        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.85)], found.votes
     findings = []
     for what, slope, ratios, votes, negative in (
         ("forces", found.forces, _RATIOS, found.votes[0], "are the forces gradients?"),
@@ -215,7 +222,7 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> list[Finding]
         text = "energy differences of near structures are not the work of forces and stresses"
         text += ": are these of several kinds or of another calculation, or are atoms or axes in another order?"
         findings.append(Finding("units", True, text))
-    return findings
+    return findings, found.votes
 
 
 def _apart(factor: float, ratio: float) -> float:

@@ -40,9 +40,13 @@ def sanity(
         findings += missing(name, split, measured[name]) + names(name, split) + lone(name, split)
         findings += cells(name, split)
         findings += balance(name, split, measured[name])
-    findings += units(train, elements, offsets) + derivatives(splits)
+    of_energies, signs = derivatives(splits)
+    findings += units(train, elements, offsets) + of_energies
     for name, split in splits.items():
-        findings += bonded(name, split, measured[name]) + compressed(name, split, measured[name])
+        of_forces, of_stresses = signs[name]
+        findings += bonded(name, split, measured[name], of_forces) + compressed(
+            name, split, measured[name], of_stresses
+        )
     findings += _twins(splits, measured)
     named = [
         Place(*split.sources[n], detail=reason)

@@ -60,6 +60,11 @@ class Votes(NamedTuple):
         return more and self._fewer <= self._chance * self._sure and self._chance < 1
 
     @property
+    def positive(self) -> bool:
+        """Whether nearly all structures have the sign that they should have."""
+        return self.right >= 20 and len(self.wrong) <= 0.1 * self.right
+
+    @property
     def _fewer(self) -> int:
         return min(self.right, len(self.wrong))
 

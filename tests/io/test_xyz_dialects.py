@@ -102,6 +102,7 @@ def test_what_is_not_understood_is_refused(tmp_path, comment, words):
         'Properties=species:S:1:pos:R:3 note="cell 7 of 9"',
         "abc of a vector of dimension 3, alpha=2, PBC off, h=1",
         "bohr radius 0.529177 nm",
+        "dipole vector: 0.1 0.2 0.3",
     ],
 )
 def test_other_comments_stay(tmp_path, comment):

@@ -172,6 +172,22 @@ def test_forces_of_the_other_sign_without_any_energy():
     assert gradients(changed(frames, lambda n: -1.0)) == []
 
 
+def test_energies_that_confirm_a_sign_go_before_bonds():
+    """Chains that fall apart: beyond the turning point of a bond long ones pull less, and energies say that this is so."""
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(80):
+        r = rng.uniform(2.8, 3.3, size=3)
+        x, pull = np.concatenate([[0.0], np.cumsum(r)]), 6000 / r**7
+        forces = np.zeros((4, 3))
+        forces[:-1, 0] += pull
+        forces[1:, 0] -= pull
+        frames.append(label(Atoms("Cu4", [[v, 0, 0] for v in x]), float(-1000 * (r**-6).sum()), forces))
+    (found,) = gradients(frames)
+    assert "pull short bonds together" in found.message and not found.certain
+    (found,) = gradients([label(Atoms(a), None, a.calc.results["forces"]) for a in frames])
+    assert found.certain
+
+
 @pytest.mark.parametrize("wrong", [range(20), range(30, 40)])
 def test_forces_of_both_signs_in_one_set(wrong):
     frames = strained()
