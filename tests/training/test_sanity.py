@@ -379,13 +379,13 @@ def test_names_and_energies_that_are_not_used():
 
 @pytest.mark.slow
 def test_memory_grows_with_the_number_of_structures():
-    """5.4 GB for 20 000 molecules it was, 0.34 GB for these; two elements whose energies the compositions do not determine."""
-    frames = [label(molecule("H2O"), -470.0 + 0.01 * (n % 7), np.zeros((3, 3))) for n in range(5_000)]
+    """5.4 GB for 20 000 molecules it was, 54 MB for these; two elements whose energies the compositions do not determine."""
+    frames = [label(molecule("H2O"), -470.0 + 0.01 * (n % 7), np.zeros((3, 3))) for n in range(2_000)]
     tracemalloc.start()
     found = report(frames, ("H", "O"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1e8, peak  # 20 kB each; with a number for each pair of them it is twice that and more
+    assert peak < 4e7, peak  # 20 kB each; numbers of each pair take more
     assert any("do not determine the energies of H, O" in f.message for f in found.findings)
 
 
@@ -508,7 +508,7 @@ def test_fewer_structures_than_the_batch():
 
 def the_other_sign_is_seen(sound):
     """Of all forces, and of those of a fifth of the structures."""
-    frames = [a for a in sound.train.frames if a.calc is not None and "forces" in a.calc.results]
+    frames = [a for a in sound.train.frames if a.calc is not None and "forces" in a.calc.results][:300]
     found = gradients(changed(frames, lambda n: -1.0), elements=sound.elements)
     assert any(f.certain for f in found)
     assert gradients(changed(frames, lambda n: -1.0 if n < len(frames) // 5 else 1.0), elements=sound.elements)
