@@ -41,12 +41,33 @@ _OTHER_CELL = re.compile(
     r"|\b(?:cell|lattice)\s*[=:({\[|]\s*\S*\d|CRYST1\s+\d"
     rf"|\b(?:abc|pbc|[abc]vec|vec[abc]|dimensions?)\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{2}}{_NUMBER}"
     rf"|\b(?:h|h_?matrix|vectors?)\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}"
+    rf"|\b(?:cell\s*\([^)]*\)|size|dim|a1|tv_?1)\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{2}}{_NUMBER}"
+    rf"|\bbasis\s*[=:]?\s*[\"'(\[{{]*\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}|\bxlo\s*[=:]|\bbox_?(?:length|size|edge)?\s*[=:]\s*{_NUMBER}"
     rf"|\blx\s*[=:]\s*{_NUMBER}|\ba\s*[=:]\s*{_NUMBER}[\s,]+b\s*[=:]\s*{_NUMBER}|^\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}\s*$"
 )
 # Of cells and units in words, without which a comment line need not be looked at any closer.
-_SUSPECT = (b"abc", b"bohr", b"a.u", b"atomic u", b"nanomet", b"vec", b"dimension", b"lx", b"h=", b"alpha", b" nm")
+_SUSPECT = (
+    b"abc",
+    b"bohr",
+    b"a.u",
+    b"atomic u",
+    b"nanomet",
+    b"vec",
+    b"dimension",
+    b"lx",
+    b"h=",
+    b"alpha",
+    b" nm",
+    b"b=",
+    b"a1",
+    b"tv_1",
+    b"xlo",
+    b"size",
+    b"dim",
+    b"basis",
+)
 _LENGTHS_IN_WORDS = re.compile(
-    r"(?i)\b(?:coord(?:inate)?s?|positions?|lengths?|distances?|geometry|xyz)\b[\s:=]*(?:(?:are|is|given|in)\s+)*"
+    r"(?i)\b(?:coord(?:inate)?s?|positions?|lengths?|distances?|geometry|xyz|box|cell)\b[\s:=(]*(?:(?:are|is|given|in)\s+)*"
     r"[\"'(\[]?(bohr|a\.?u\b|atomic units?|nm\b|nanomet(?:er|re)s?)"
 )
 _UNIT_KEY = re.compile(r"""(?i)([a-z_]*units?\s*[=:]\s*["']?([a-z./_]+))""")

@@ -176,7 +176,7 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
     if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
-        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.85)], found.votes
+        return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.8)], found.votes
     findings = []
     for what, slope, ratios, votes, negative in (
         ("forces", found.forces, _RATIOS, found.votes[0], "are the forces gradients?"),
@@ -194,7 +194,7 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
             )
             named = sorted({n for pair in votes.wrong for n in pair})
             places = tuple(Place(*sources[n], detail=group_of(frames[n])) for n in named)
-            findings.append(Finding("units", True, text, places, certain=found.pairs >= _ENOUGH))
+            findings.append(Finding("units", True, text, places, certain=votes.clear and found.pairs >= _ENOUGH))
             continue
         if votes.negative:
             text = f"energy differences of near structures have the other sign than the work of the {what}"

@@ -47,17 +47,15 @@ class Votes(NamedTuple):
 
     @property
     def mixed(self) -> bool:
-        """Whether some structures have one sign and others the other.
-
-        Of pairs that are too far apart half are near one or the other by chance, and as many to either side.
-        """
-        return self._fewer >= 8 and self._fewer > self._chance * self._sure and self._chance < 1
+        """Whether some structures have one sign and others the other, and not by chance."""
+        fewer, chance = min(self.right, len(self.wrong)), self._chance
+        return fewer >= 8 and fewer > max(2.5 * chance, chance + 4 * chance**0.5, 0.1 * self._sure)
 
     @property
     def negative(self) -> bool:
         """Whether all structures have the other sign."""
-        more = len(self.wrong) > self.right and len(self.wrong) >= 10
-        return more and self._fewer <= self._chance * self._sure and self._chance < 1
+        more = len(self.wrong) - self.right
+        return len(self.wrong) >= 10 and more > 3.5 * self._sure**0.5 and not self.mixed
 
     @property
     def positive(self) -> bool:
@@ -65,8 +63,9 @@ class Votes(NamedTuple):
         return self.right >= 20 and len(self.wrong) <= 0.1 * self.right
 
     @property
-    def _fewer(self) -> int:
-        return min(self.right, len(self.wrong))
+    def clear(self) -> bool:
+        """Whether both signs are there far more often than by chance."""
+        return min(self.right, len(self.wrong)) > 4 * self._chance
 
     @property
     def _sure(self) -> int:
@@ -74,9 +73,8 @@ class Votes(NamedTuple):
 
     @property
     def _chance(self) -> float:
-        """Share of pairs that may be right or wrong by chance; of random numbers 0.37 of all are one or the other."""
-        clear = self._sure / max(self.telling, 1)
-        return 0.1 if clear >= 0.75 else 0.35 if clear >= 0.5 else 1.0
+        """Pairs of either kind that are so by chance: of ratios of random numbers 0.37 are one or the other, by halves."""
+        return 0.5 * 0.37 * max(self.telling - self._sure, 0) / (1 - 0.37)
 
 
 class Work(NamedTuple):

@@ -80,6 +80,13 @@ def test_isolated_atoms_that_cannot_be(folder):
         prepare(DataOptions(("train.extxyz",), isolated={"Cu": -45000.0, "Al": -6500.0}), folder, 0)
 
 
+@pytest.mark.parametrize("name", ["isolated_atoms/cu.extxyz", "stress_sign/right.extxyz"])
+def test_sound_cases_are_not_refused(shared, name):
+    """Sixteen small alloys whose near frames are far apart, and strained copper."""
+    found = prepare(DataOptions((name,)), shared / "cases", 0)
+    assert not any(f.certain or f.kind == "units" for f in found.report.findings)
+
+
 def test_isolated_atoms_that_are_not_bound(folder):
     """Energies of the structures are about 0 to 1 eV/atom: an atom far below them is of another calculation, as one far above."""
     for energy in (-12.0, 19.0):
