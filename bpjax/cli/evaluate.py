@@ -73,7 +73,7 @@ def run(options: Options) -> None:
     from bpjax.cli.outside import ranges_known, structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
-    from bpjax.io.label_keys import everything, two_energies, unused_labels
+    from bpjax.io.label_keys import free_energy_alone, two_energies, unused_labels
     from bpjax.io.labels import is_isolated_atom, labels
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
@@ -89,10 +89,9 @@ def run(options: Options) -> None:
         raise StructureError(f"no structure has an energy, forces or stress to compare with{there}", options.structures)
     for one in unused:
         say(f"{options.structures}: {one.sentence(len(frames), f'--{one.key}-key {one.name}')}")
-    alone = sum({"energy", "free_energy"} & set(everything(a)) == {"free_energy"} for a in frames)
-    if alone:
+    if free := sum(map(free_energy_alone, frames)):
         say(
-            f"{options.structures}: {alone} of {len(frames)} structures have a free_energy alone, which is compared with"
+            f"{options.structures}: {free} of {len(frames)} structures have a free_energy alone, which is compared with"
         )
     apart = [abs(both[0] - both[1]) / len(a) for a in frames if (both := two_energies(a)) is not None]
     if max(apart, default=0.0) > 1e-3:

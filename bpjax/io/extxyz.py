@@ -177,16 +177,18 @@ def _frames(
             raise FormatError(path, f"expected the number of atoms, found {excerpt(head)}", line)
         atoms = int(head)
         comment = file.readline()
-        kinds, named = _kinds(comment), b"Properties=" in comment
-        column = None if seen is None else xyz_dialects.species_column(comment)
-        twice = _two_species(comment) if named else None
+        columns, named = xyz_dialects.columns(comment), b"Properties=" in comment
         if plain is not None and not xyz_dialects.is_plain(comment):
             plain[0] = False
         at += len(head) + len(comment)
         line += 1
         if not comment.endswith(b"\n"):
             raise _TruncatedError(path, f"truncated: frame {frame} ends in its comment line", line)
-        _check_comment(path, comment, line)
+        if columns is None:
+            raise FormatError(path, "Properties must be name:type:number:name:type:number...", line)
+        _check_comment(path, comment, {one.name for one in columns}, line)
+        kinds = "".join(one.kinds for one in columns)
+        species, number = (xyz_dialects.first_column(columns, *names) for names in (("species",), ("z", "numbers")))
         for index in range(atoms):
             row = file.readline()
             at += len(row)
@@ -199,12 +201,12 @@ def _frames(
                 if not row.endswith(b"\n"):
                     raise _TruncatedError(path, f"truncated: {message}", line)
                 raise FormatError(path, message, line)
-            if seen is not None and column is not None:
-                seen.add(entries[column])
+            if seen is not None and species is not None:
+                seen.add(entries[species])
             if numbers or b"_" in row or not row.isascii():
                 _check_numbers(path, entries, kinds, line)
-            if twice is not None:
-                _check_species(path, entries[twice[0]], entries[twice[1]], line)
+            if species is not None and number is not None:
+                _check_species(path, entries[species], entries[number], line)
         yield at
         frame += 1
         head = file.readline()
@@ -229,7 +231,7 @@ _COUNTS = {
 """How many numbers belong to a key of the comment line."""
 
 
-def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> None:
+def _check_comment(path: str | os.PathLike[str], comment: bytes, columns: set[str], line: int) -> None:
     """Raises where ASE would take one of two things that a comment line says.
 
     These are keys that stand twice, labels of the structure that are columns (a stress, with six atoms), digits of other scripts,
@@ -240,8 +242,8 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, line: int) -> N
     if len(set(keys)) != len(keys):
         twice = next(key for n, key in enumerate(keys) if key in keys[:n])
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
-    if b"Properties=" in comment and (columns := _OF_STRUCTURE & set(_columns(comment)[::3])):
-        raise FormatError(path, f"{min(columns)!r} {A_COLUMN}", line)
+    if wrong := _OF_STRUCTURE & columns:
+        raise FormatError(path, f"{min(wrong)!r} {A_COLUMN}", line)
     for key, value in pairs:
         if key in _COUNTS:
             _check_values(path, key, value, line)
@@ -267,33 +269,6 @@ def _check_values(path: str | os.PathLike[str], key: bytes, value: bytes, line: 
         raise FormatError(path, f"{name} has {len(words)} numbers; expected {wanted}", line)
     if len(words) == 9 and key != b"Lattice" and not is_symmetric(numbers):
         raise FormatError(path, f"{name} {NOT_SYMMETRIC}", line)
-
-
-def _kinds(comment: bytes) -> str:
-    """Type letter of each column, from the comment line."""
-    if b"Properties=" not in comment:
-        return "SRRR"
-    parts = _columns(comment)
-    try:
-        return "".join(kind * int(count) for kind, count in zip(parts[1::3], parts[2::3], strict=True))
-    except ValueError:
-        return ""  # ASE will say what is wrong with it
-
-
-def _columns(comment: bytes) -> list[str]:
-    """Name, kind and number of each array, one after the other, from a comment line that has them."""
-    words = comment.split(b"Properties=", 1)[1].split()
-    return words[0].decode(errors="replace").strip("\"'").split(":") if words else []
-
-
-def _two_species(comment: bytes) -> tuple[int, int] | None:
-    """Columns of symbols and of atomic numbers, where a comment line has both."""
-    columns, at, found = _columns(comment), 0, {}
-    for name, count in zip(columns[::3], columns[2::3], strict=False):
-        found[name] = at
-        at += int(count) if count.isdigit() else 0
-    number = found.get("Z", found.get("numbers"))
-    return (found["species"], number) if "species" in found and number is not None else None
 
 
 def _check_species(path: str | os.PathLike[str], symbol: bytes, number: bytes, line: int) -> None:

@@ -192,6 +192,12 @@ def _target(key: str) -> str:
     return "stress" if key == "virial" else key
 
 
+def free_energy_alone(atoms: ase.Atoms) -> bool:
+    """Whether a structure has no other energy than a ``free_energy``, which is taken for want of one."""
+    there = everything(atoms)
+    return "free_energy" in there and "energy" not in there
+
+
 def two_energies(atoms: ase.Atoms) -> tuple[float, float] | None:
     """`energy` and `free_energy` in eV, where a structure has both and only the first is used."""
     results = results_of(atoms)

@@ -192,11 +192,16 @@ def require_labels(
         }
         for field, needed in wanted.items():
             if needed and getattr(label, field) is None:
-                like = ", ".join(repr(one.name) for one in unused_labels([atoms]) if one.key == field)
-                hint = f"; is it {like}? data.keys.{field} names it" if like else ""
-                raise StructureError(f"missing; the file has {_available(atoms)}{hint}", path, frame, field)
+                message = f"missing; the file has {_available(atoms)}{name_hint(atoms, field)}"
+                raise StructureError(message, path, frame, field)
         found.append(label)
     return found
+
+
+def name_hint(atoms: ase.Atoms, field: str) -> str:
+    """What to add to a message where a label is missing: the names that look like it, and the option that takes them."""
+    like = ", ".join(repr(one.name) for one in unused_labels([atoms]) if one.key == field)
+    return f"; is it {like}? data.keys.{field} names it" if like else ""
 
 
 def _available(atoms: ase.Atoms) -> str:

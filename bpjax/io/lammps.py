@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -97,8 +98,9 @@ def _units(path: _Path, lines: list[str]) -> dict[str, Any]:
     """The style of units, where a file says it: in the first line of data files, after ``ITEM: UNITS`` of dumps; else metal."""
     found = _SAYS_UNITS.search(lines[0])
     unit = found.group(1) if found else None
-    if "ITEM: UNITS" in (line.strip() for line in lines[:9]):
-        unit = lines[[line.strip() for line in lines].index("ITEM: UNITS") + 1].strip()
+    for line, following in itertools.pairwise(lines[:10]):
+        if line.strip() == "ITEM: UNITS":
+            unit = following.strip()
     if unit is not None and unit not in _UNITS:
         raise FormatError(path, f"is in units {unit!r}; known are {', '.join(_UNITS)}")
     return {} if unit is None else {"units": unit}

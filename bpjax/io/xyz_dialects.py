@@ -11,7 +11,8 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -46,25 +47,8 @@ _OTHER_CELL = re.compile(
     rf"|\blx\s*[=:]\s*{_NUMBER}|\ba\s*[=:]\s*{_NUMBER}[\s,]+b\s*[=:]\s*{_NUMBER}|^\s*(?:{_NUMBER}[\s,]+){{8}}{_NUMBER}\s*$"
 )
 # Of cells and units in words, without which a comment line need not be looked at any closer.
-_SUSPECT = (
-    b"abc",
-    b"bohr",
-    b"a.u",
-    b"atomic u",
-    b"nanomet",
-    b"vec",
-    b"dimension",
-    b"lx",
-    b"h=",
-    b"alpha",
-    b" nm",
-    b"b=",
-    b"a1",
-    b"tv_1",
-    b"xlo",
-    b"size",
-    b"dim",
-    b"basis",
+_SUSPECT = re.compile(
+    rb"abc|bohr|a\.u|atomic u|nanomet|vec|lx|h=|alpha| nm|b=|a1|tv_1|xlo|size|dim|basis|unit|cell|positions\{"
 )
 _LENGTHS_IN_WORDS = re.compile(
     r"(?i)\b(?:coord(?:inate)?s?|positions?|lengths?|distances?|geometry|xyz|box|cell)\b[\s:=(]*(?:(?:are|is|given|in)\s+)*"
@@ -111,13 +95,11 @@ def is_plain(comment: bytes) -> bool:
         small.count(b"properties") > 1 or b"Properties=" not in comment or b"Properties= " in comment
     ):
         return False
-    if b"positions{" in small or b"unit" in small or b"species:i:" in small:
-        return False
     if b"Lattice=" not in comment and (b"box" in small or b"cryst1" in small):
         return False
-    if any(word in small for word in _SUSPECT) or (b"=" not in comment and len(comment.split()) == 9):
+    if _SUSPECT.search(small) or b"species:i:" in small or (b"=" not in comment and len(comment.split()) == 9):
         return False
-    return b"cell" not in small and (b"pbc" not in small or (small.count(b"pbc") == 1 and b"pbc=" in comment))
+    return b"pbc" not in small or (small.count(b"pbc") == 1 and b"pbc=" in comment)
 
 
 def is_symbol(word: bytes) -> bool:
@@ -146,7 +128,7 @@ def rewritten(path: str | os.PathLike[str], file: Any) -> tuple[str, Remarks]:
         comment, scale = _comment(path, next(rows).decode(errors="replace").rstrip("\r\n"), line + 1)
         out += [f"{atoms}\n", f"{comment}\n"]
         line += 1
-        column = species_column(comment.encode())
+        column = first_column(columns(comment.encode()) or (), "species")
         masses: dict[int, float] = {}
         for index in range(atoms):
             line += 1
@@ -161,18 +143,37 @@ def rewritten(path: str | os.PathLike[str], file: Any) -> tuple[str, Remarks]:
     return "".join(out), remarks
 
 
-def species_column(comment: bytes) -> int | None:
-    """Which column holds the element, None if none does."""
-    found = re.search(rb"Properties=(\"[^\"]*\"|\S+)", comment)
-    if found is None:
-        return 0
-    parts = found.group(1).decode(errors="replace").strip('"').split(":")
-    at = 0
-    for name, count in zip(parts[::3], parts[2::3], strict=False):
-        if name.lower() == "species":
-            return at
-        at += int(count) if count.isdigit() else 0
-    return None
+class Column(NamedTuple):
+    """An array among the columns: its name, a type letter for each of its columns, and the first of them."""
+
+    name: str
+    kinds: str
+    start: int
+
+
+def columns(comment: bytes) -> tuple[Column, ...] | None:
+    """Arrays that stand in the columns, in their order, by a comment line; None if it does not say that as it should."""
+    found = _PROPERTIES.search(comment)
+    return _columns(b"species:S:1:pos:R:3" if found is None else found.group(1).strip(b"\"'"))
+
+
+_PROPERTIES = re.compile(rb"""Properties=("[^"]*"|'[^']*'|\S+)""")
+
+
+@lru_cache(1000)
+def _columns(properties: bytes) -> tuple[Column, ...] | None:
+    words, at, found = properties.decode(errors="replace").split(":"), 0, []
+    for name, kind, count in zip(words[::3], words[1::3], words[2::3], strict=False):
+        if len(kind) != 1 or not (count.isascii() and count.isdigit()):
+            return None
+        found.append(Column(name, kind * int(count), at))
+        at += int(count)
+    return tuple(found) if len(words) % 3 == 0 else None
+
+
+def first_column(columns: tuple[Column, ...], *names: str) -> int | None:
+    """The first column of the first array with one of these names, None if there is none; the names are in lower case."""
+    return next((one.start for one in columns if one.name.lower() in names), None)
 
 
 def element_of(path: str | os.PathLike[str], word: str, line: int) -> tuple[str, float | None]:

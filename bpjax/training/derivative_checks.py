@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bpjax.io.labels import group_of
+from bpjax.io.labels import group_of, labels
 from bpjax.training.measures import Measures, large_shear, shear_share
 from bpjax.training.sanity_report import Finding, Place, places
 from bpjax.training.splits import Split
@@ -21,8 +21,10 @@ _RATIOS = {
     "hartree/bohr and eV/A": HARTREE / BOHR,
 }
 _STRESSES = {"eV/A^3 and GPa": 1 / GPA, "eV/A^3 and kbar": 10 / GPA, "hartree/bohr^3 and eV/A^3": HARTREE / BOHR**3}
-# Share of the energy differences that a work must explain, and pairs of structures, before anything is said of it.
-_TELLING, _ENOUGH = 0.75, 20
+# Correlation of energy differences and work, and pairs of structures, before anything is said of a sign; of 700 random sound sets
+# none has a positive factor beyond 3 with more than 0.57.
+_SHARE, _ENOUGH = 0.75, 20
+_SHARE_OF_UNITS = 0.62
 # Correlation of length and force of bonds from which on forces have the other sign, and stiffness of C-H, N-H and O-H in
 # eV/A^2: 4.7 to 7.8 mdyn/A (Wilson, Decius, Cross, Molecular Vibrations, 1955), 26 to 45 in sets of warm molecules and liquids.
 _PULL, _STIFF = 0.12, (8.0, 150.0)
@@ -38,10 +40,11 @@ def bonded(name: str, split: Split, found: Measures, confirmed: bool = False) ->
     length and force is -0.16 to -0.93 in all sets that were looked at, of metals, oxides, liquids and molecules. Where energies
     say that the sign is right (`confirmed`), a whole set that looks otherwise is odd, and no mistake beyond doubt.
     """
-    wrong = _pulling(name, split, found, confirmed) or _pulling_alone(name, split, found)
+    own, shares = _shares(found)
+    wrong = _pulling(name, split, found, confirmed) or _pulling_alone(name, split, found, own, shares, confirmed)
     if wrong:
         return wrong
-    findings = _unlike(name, split, found)
+    findings = _unlike(name, split, found, own & (shares < -0.3))
     of_hydrogen, pull = found.bonds[:, 4:].sum(axis=0)
     stiffness = -pull / max(of_hydrogen, 1e-300)
     if of_hydrogen > 0.02 and not _STIFF[0] < stiffness < _STIFF[1]:
@@ -53,13 +56,7 @@ def bonded(name: str, split: Split, found: Measures, confirmed: bool = False) ->
 def _pulling(name: str, split: Split, found: Measures, confirmed: bool) -> list[Finding]:
     """All structures, those of some files, or those of some kinds."""
     findings = []
-    kinds = {
-        "": [""] * len(split),
-        " in ": [path for path, _ in split.sources],
-        " of kind ": map(group_of, split.frames),
-    }
-    for word, of_each in kinds.items():
-        parts, part = np.unique(np.array(list(of_each)), return_inverse=True)
+    for word, (parts, part) in _parts(split).items():
         pairs, dd, ff, df = (np.bincount(part, weights=x) for x in found.bonds[:, :4].T)
         shares = _share(dd, ff, df)
         for k in np.flatnonzero((pairs >= 200) & (ff > 0.05**2 * pairs) & (shares > _PULL)):
@@ -71,6 +68,16 @@ def _pulling(name: str, split: Split, found: Measures, confirmed: bool) -> list[
     return findings
 
 
+def _parts(split: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Ways to divide a split: names of the parts, and the part of each structure; by the word that goes before the name."""
+    ways = {
+        "": [""] * len(split),
+        " in ": [path for path, _ in split.sources],
+        " of kind ": map(group_of, split.frames),
+    }
+    return {word: np.unique(np.array(list(of_each)), return_inverse=True) for word, of_each in ways.items()}
+
+
 def _shares(found: Measures) -> tuple[np.ndarray, np.ndarray]:
     """Structures whose bonds tell, and the correlation of each, 0 where they do not."""
     pairs, dd, ff, df = found.bonds[:, :4].T
@@ -78,23 +85,24 @@ def _shares(found: Measures) -> tuple[np.ndarray, np.ndarray]:
     return own, np.where(own, _share(dd, ff, df), 0.0)
 
 
-def _pulling_alone(name: str, split: Split, found: Measures) -> list[Finding]:
+def _pulling_alone(
+    name: str, split: Split, found: Measures, own: np.ndarray, shares: np.ndarray, confirmed: bool
+) -> list[Finding]:
     """Some of the structures, one by one, where bonds are stiff enough to tell."""
-    own, shares = _shares(found)
     usual = float(np.median(np.abs(shares[own]))) if own.any() else 0.0
     wrong = np.flatnonzero(shares > 0.25)
     if usual < 0.4 or len(wrong) <= max(3 if usual > 0.6 else 7, 0.05 * own.sum()):
         return []
     text = f"{name}: forces of {len(wrong)} of {len(split)} structures pull short bonds together, unlike the others"
     text += ": are the forces gradients, or are atoms in another order?"
-    # A few may be so by chance, in small cells.
-    return [Finding("units", True, text, places(split, wrong), certain=bool(len(wrong) > max(7, 0.1 * own.sum())))]
+    # A few may be so by chance, and crystals that are stretched far do so: those with long bonds tell little.
+    plain = wrong[found.bond[wrong] <= np.quantile(found.bond[own], 0.7)]
+    certain = bool(len(plain) > max(7, 0.1 * own.sum())) and not confirmed
+    return [Finding("units", True, text, places(split, wrong), certain=certain)]
 
 
-def _unlike(name: str, split: Split, found: Measures) -> list[Finding]:
-    """Some structures whose forces hold bonds by a stiffness far from that of the others."""
-    own, shares = _shares(found)
-    known = own & (shares < -0.3)
+def _unlike(name: str, split: Split, found: Measures, known: np.ndarray) -> list[Finding]:
+    """Some structures whose forces hold bonds by a stiffness far from that of the others; of those where it is `known`."""
     if not known.any():
         return []
     ratio = np.where(known, -found.bonds[:, 3] / np.maximum(found.bonds[:, 1], 1e-300), np.nan)
@@ -128,17 +136,28 @@ def compressed(name: str, split: Split, found: Measures, confirmed: bool = False
         x -= mean[kind]
         x[few] = rest
     volume /= found.volume[known]
-    share = float(_share(volume @ volume, pressure @ pressure, volume @ pressure))
-    if np.sqrt(np.mean(volume**2)) < 2e-3 or abs(share) < 0.3:
-        return []
-    if share < 0:
-        text = f"{name}: stresses fall where structures are stretched: have they the other sign (a pressure, a virial)?"
-        return [Finding("units", True, text, certain=bool(share < -0.5) and not confirmed)]
-    modulus = float(volume @ pressure / (volume @ volume)) / GPA
-    if not _MODULUS[0] < modulus < _MODULUS[1]:
-        text = f"{name}: volumes and stresses make a bulk modulus of {modulus:.3g} GPa: are stresses in another unit (GPa, kbar)?"
-        return [Finding("units", True, text, certain=bool(modulus > 2 * _MODULUS[1]))]
-    return []
+    findings = []
+    for word, (parts, part) in _parts(split).items():
+        vv, pp, vp = (np.bincount(part[known], weights=x) for x in (volume**2, pressure**2, volume * pressure))
+        number, shares = np.bincount(part[known]), _share(vv, pp, vp)
+        # Of a few structures more must go the same way.
+        enough = (number >= 20) & (np.abs(shares) >= (0.3 if word == "" else 0.5))
+        for k in np.flatnonzero(enough & (vv > 2e-3**2 * number)):
+            modulus, whole = vp[k] / vv[k] / GPA, word == ""
+            if modulus < 0:
+                text = f"{name}: stresses{word}{parts[k]} fall where structures are stretched"
+                text += ": have they the other sign (a pressure, a virial)?"
+                certain = bool(shares[k] < -0.5) and not (confirmed and whole)
+            elif not _MODULUS[0] < modulus < _MODULUS[1]:
+                text = f"{name}: volumes and stresses{word}{parts[k]} make a bulk modulus of {modulus:.3g} GPa"
+                text += ": are stresses in another unit (GPa, kbar)?"
+                certain = bool(modulus > 2 * _MODULUS[1])
+            else:
+                continue
+            findings.append(Finding("units", True, text, certain=certain))
+        if findings:
+            break
+    return findings
 
 
 def _share(dd, ff, df):
@@ -174,7 +193,12 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
         return [], found.votes
     sizes = {len(atoms) for atoms in frames}
     of_an_atom = None if found.forces.fits else work(frames, per_atom=True).forces
-    if of_an_atom and of_an_atom.fits and of_an_atom.share > max(_TELLING, found.forces.share - 0.02):
+    if (
+        of_an_atom
+        and of_an_atom.fits
+        and of_an_atom.share > max(_SHARE_OF_UNITS, found.forces.share - 0.02)
+        and _times(of_an_atom.middle) < min(_apart(found.forces.middle, ratio) for ratio in _RATIOS.values())
+    ):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
         return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.8)], found.votes
@@ -203,10 +227,10 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
             findings.append(Finding("units", True, text, certain=found.pairs >= _ENOUGH))
             continue
         far = slope.factor < 0 or not 1 / 3 < slope.factor < 3
-        if slope.fits or slope.share < (_TELLING if far else 0.9):
+        least = _SHARE if slope.factor < 0 else _SHARE_OF_UNITS if far else 0.9
+        if slope.fits or slope.share < least:
             continue
-        # Between the two ways to draw a line through points of which both numbers have errors.
-        factor = slope.factor * slope.share**0.5
+        factor = slope.middle
         text = f"energy differences of near structures are {factor:.3g} times the work of the {what}"
         text += f": {negative}" if factor < 0 else ""
         # A factor of two may be noise where the two do not go together well.
@@ -214,10 +238,17 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
         near = min(named, key=lambda name: _apart(factor, ratios[name]))
         likely = _apart(factor, ratios[near]) < 1.15 + 1.5 * (1 - slope.share)
         text += f" (a ratio of {near})" if likely else ""
-        large = likely and what == "stresses" and large_shear(np.array([shear_share(a) for a in frames])) is not None
-        certain = (slope.factor < 0 or slope.factor > 3 or (far and slope.share > 0.85) or large) and (
-            found.pairs >= _ENOUGH and abs(slope.factor - 1) > 10 * slope.error
+        large = (
+            likely
+            and what == "stresses"
+            and large_shear(np.array([shear_share(a, labels(a)) for a in frames])) is not None
         )
+        certain = (
+            slope.factor < 0
+            or slope.factor > (3 if slope.share > _SHARE else 8)
+            or (far and slope.share > 0.85)
+            or large
+        ) and (found.pairs >= _ENOUGH and abs(slope.factor - 1) > 10 * slope.error)
         findings.append(Finding("units", True, text, certain=certain))
     if not findings and found.pairs >= _ENOUGH and found.misfit > 1:
         text = "energy differences of near structures are not the work of forces and stresses"
@@ -228,5 +259,9 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
 
 def _apart(factor: float, ratio: float) -> float:
     """By how many times a factor is off a ratio of two units, whichever way it is."""
-    way = abs(np.log(abs(factor))) / abs(np.log(ratio)) if factor else np.inf
-    return float(np.exp(abs(np.log(ratio)) * abs(way - 1)))
+    return _times(_times(factor) / _times(ratio)) if factor else float("inf")
+
+
+def _times(factor: float) -> float:
+    """By how many times a factor is off 1, whichever way and sign."""
+    return float(np.exp(abs(np.log(abs(factor)))))

@@ -6,8 +6,8 @@ What energies say of forces and stresses is in `derivative_checks`.
 import numpy as np
 
 from bpjax.elements import covalent_radii
-from bpjax.io.label_keys import everything, two_energies, unused_labels
-from bpjax.io.labels import is_isolated_atom, nearest_image
+from bpjax.io.label_keys import free_energy_alone, two_energies, unused_labels
+from bpjax.io.labels import is_isolated_atom, labels, nearest_image
 from bpjax.training.measures import Measures, large_shear, total_energy
 from bpjax.training.outliers import middle_of
 from bpjax.training.sanity_report import Finding, places
@@ -42,10 +42,9 @@ def names(name: str, split: Split) -> list[Finding]:
     for one in unused_labels(split.frames):
         message = f"{name}: {one.sentence(len(split), f'data.keys.{one.key} names it')}"
         findings.append(Finding("labels", one.lacking > 0, message))
-    have = [{"energy", "free_energy"} & set(everything(a)) for a in split.frames]
-    alone = [n for n, there in enumerate(have) if there == {"free_energy"}]
+    alone = [n for n, a in enumerate(split.frames) if free_energy_alone(a)]
     if alone:
-        mixed = any("energy" in there for there in have)
+        mixed = len(alone) < sum(labels(a).energy is not None for a in split.frames)
         rest = ", where the others have energy: they are mixed" if mixed else ", which is trained on"
         message = f"{name}: {len(alone)} of {len(split)} structures have a free_energy alone{rest}"
         findings.append(Finding("labels", mixed, message, places(split, np.array(alone)) if mixed else ()))

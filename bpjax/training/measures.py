@@ -7,7 +7,7 @@ import numpy as np
 import vesin
 
 from bpjax.elements import atomic_numbers, covalent_radii, species_table
-from bpjax.io.labels import labels
+from bpjax.io.labels import Labels, labels
 from bpjax.io.structures import full_cell
 
 # Near atoms are those within 6 A, or so many times the sum of the two largest covalent radii.
@@ -73,12 +73,14 @@ def measure(frames: Sequence, elements: tuple[str, ...]) -> Measures:
     search = vesin.NeighborList(
         cutoff=reach, full_list=False, n_threads=1
     )  # to start others takes longer than the search
-    rows = [{**_of_labels(atoms), **_of_pairs(atoms, search, table, radii)} for atoms in frames]
+    rows = [
+        {**_of_labels(atoms, label), **_of_pairs(atoms, label.forces, search, table, radii)}
+        for atoms, label in zip(frames, map(labels, frames), strict=True)
+    ]
     return Measures(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 
-def _of_labels(atoms) -> dict[str, float]:
-    label = labels(atoms)
+def _of_labels(atoms, label: Labels) -> dict[str, float]:
     F, nan = label.forces, float("nan")
     found = dict.fromkeys(("forces", "largest", "net", "net_share", "torque_share"), nan)
     if F is not None:
@@ -95,12 +97,11 @@ def _of_labels(atoms) -> dict[str, float]:
     energy = nan if label.energy is None else label.energy
     found["pressure"] = nan if label.stress is None else float(np.trace(label.stress)) / 3
     found["volume"] = atoms.get_volume() / len(atoms) if atoms.pbc.all() else nan
-    return {"energy": energy, "stress": stress, "shear_share": shear_share(atoms), **found}
+    return {"energy": energy, "stress": stress, "shear_share": shear_share(atoms, label), **found}
 
 
-def shear_share(atoms) -> float:
+def shear_share(atoms, label: Labels) -> float:
     """See `Measures`."""
-    label = labels(atoms)
     if label.forces is None or label.stress is None or not atoms.pbc.all():
         return float("nan")
     size, volume = float(np.sqrt(np.mean(label.forces**2))), atoms.get_volume()
@@ -122,7 +123,9 @@ def large_shear(shares: np.ndarray) -> float | None:
     return middle if middle > _LARGE_SHEAR else None
 
 
-def _of_pairs(atoms, search, table: np.ndarray, radii: np.ndarray) -> dict[str, np.ndarray | float]:
+def _of_pairs(
+    atoms, forces: np.ndarray | None, search, table: np.ndarray, radii: np.ndarray
+) -> dict[str, np.ndarray | float]:
     species, S = table[atoms.numbers], len(radii)
     i, j, r_ij, R_ij = search.compute(atoms.positions, full_cell(atoms), atoms.pbc, "ijdD")
     one, other = species[i], species[j]
@@ -147,7 +150,7 @@ def _of_pairs(atoms, search, table: np.ndarray, radii: np.ndarray) -> dict[str, 
         "closest": closest,
         "bond": float((closest / (radii[:, None] + radii)).min()),
         "fingerprint": np.concatenate([*sums, size]),
-        "bonds": _bonds(atoms, radii, (i, j, r_ij, R_ij), (one, other), kind),
+        "bonds": _bonds(atoms.numbers, forces, radii, (i, j, r_ij, R_ij), (one, other), kind),
     }
 
 
@@ -155,9 +158,10 @@ BONDED = 1.3
 """Length of a bond over the sum of the covalent radii, at most."""
 
 
-def _bonds(atoms, radii: np.ndarray, pairs: tuple, species: tuple, kind: np.ndarray) -> np.ndarray:
+def _bonds(
+    numbers: np.ndarray, forces: np.ndarray | None, radii: np.ndarray, pairs: tuple, species: tuple, kind: np.ndarray
+) -> np.ndarray:
     """See `Measures.bonds`."""
-    forces = labels(atoms).forces
     near = np.flatnonzero(pairs[2] < BONDED * (radii[species[0]] + radii[species[1]]))
     if forces is None or not len(near):
         return np.zeros(6)
@@ -166,7 +170,7 @@ def _bonds(atoms, radii: np.ndarray, pairs: tuple, species: tuple, kind: np.ndar
     _, kind = np.unique(kind, return_inverse=True)
     count = np.bincount(kind)
     d, f = (x - (np.bincount(kind, weights=x) / count)[kind] for x in (d, f))
-    Z = np.sort(atoms.numbers[np.stack([i, j])], axis=0)
+    Z = np.sort(numbers[np.stack([i, j])], axis=0)
     hydrogen = (Z[0] == 1) & (Z[1] >= 6) & (Z[1] <= 8)
     return np.array([len(d), d @ d, f @ f, d @ f, d[hydrogen] @ d[hydrogen], d[hydrogen] @ f[hydrogen]])
 

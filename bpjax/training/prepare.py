@@ -11,7 +11,7 @@ import numpy as np
 from bpjax.descriptors.choose import descriptor_for
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
-from bpjax.io.labels import group_of, is_isolated_atom, labels, require_labels, weights_of
+from bpjax.io.labels import group_of, is_isolated_atom, labels, name_hint, require_labels, weights_of
 from bpjax.io.structures import no_collections, read_structures
 from bpjax.spec import from_spec, from_toml, registered
 from bpjax.training.measures import measure
@@ -95,7 +95,8 @@ def read_split(paths: Sequence[str], folder: Path, options: DataOptions) -> tupl
             if unlabelled == "keep" and len(lacking) == 2:
                 raise StructureError("has neither energy nor forces", path, n)
             if unlabelled == "drop" and lacking:
-                dropped.append(Dropped(str(path), n, f"no {' and no '.join(lacking)}"))
+                hints = "".join(name_hint(atoms, name) for name in lacking)
+                dropped.append(Dropped(str(path), n, f"no {' and no '.join(lacking)}{hints}"))
                 continue
             frames.append(atoms)
             sources.append((str(path), n))
@@ -117,7 +118,7 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
     """
     everything, dropped = read_split(options.train, folder, options)
-    train, isolated = _without_atoms(everything, options)
+    train, isolated = _without_atoms(everything, dropped, options)
     elements = sorted_elements([s for a in train.frames for s in set(a.get_chemical_symbols())])
     _check_isolated(isolated, elements)
     _check_cohesion(train, isolated, options)
@@ -183,7 +184,9 @@ def _lacking(atoms) -> list[str]:
     return [name for name in needed if getattr(label, name) is None]
 
 
-def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict[str, float]]:
+def _without_atoms(
+    everything: Split, dropped: Sequence[Dropped], options: DataOptions
+) -> tuple[Split, dict[str, float]]:
     """The structures that are no isolated atoms, and the energies of those.
 
     Raises:
@@ -192,7 +195,8 @@ def _without_atoms(everything: Split, options: DataOptions) -> tuple[Split, dict
     alone = [is_isolated_atom(atoms) for atoms in everything.frames]
     train = everything.pick([n for n, is_alone in enumerate(alone) if not is_alone])
     if not len(train):
-        raise StructureError("holds no structure with labels but isolated atoms", options.train[0])
+        others = f"; {len(dropped)} are left out, the first for: {dropped[0].reason}" if dropped else ""
+        raise StructureError(f"holds no structure with labels but isolated atoms{others}", options.train[0])
     isolated: dict[str, float] = {}
     first: dict[str, int] = {}
     for n in np.flatnonzero(alone).tolist():

@@ -31,6 +31,11 @@ class Slope:
         least = max(0.7 - 0.6 * noise, 0.3)
         return not np.isfinite(self.factor) or least < self.factor < 1 / least
 
+    @property
+    def middle(self) -> float:
+        """The factor between the two ways to draw a line through points of which both numbers have errors."""
+        return self.factor * self.share**0.5
+
 
 class Votes(NamedTuple):
     """What single pairs of frames say of a sign.
@@ -97,7 +102,7 @@ class Work(NamedTuple):
 
 _LEAST_PAIRS = 10
 # Work in eV per atom that is not below the errors of energies.
-_TELLING = 1e-3
+_LEAST_WORK = 1e-3
 # Of two frames whose energies are compared: beyond, the works of their forces say little of the difference.
 _LARGEST_STRAIN, _FARTHEST = 0.15, 0.7
 
@@ -156,12 +161,12 @@ def _pair_by_pair(table: np.ndarray) -> dict[str, Any]:
     votes = []
     for of_this in works:
         rest = left + of_this
-        telling = np.abs(of_this) > _TELLING
+        telling = np.abs(of_this) > _LEAST_WORK
         right = telling & (np.abs(rest - of_this) < 0.3 * np.abs(rest + of_this))
         wrong = telling & (np.abs(rest + of_this) < 0.3 * np.abs(rest - of_this))
         frames = tuple((int(a), int(b)) for a, b in table[wrong, 4:])
         votes.append(Votes(int(right.sum()), frames, int(telling.sum())))
-    misfit = float(np.quantile(np.abs(left) / np.hypot(second, 2 * _TELLING), 0.8))
+    misfit = float(np.quantile(np.abs(left) / np.hypot(second, 2 * _LEAST_WORK), 0.8))
     return {"votes": tuple(votes), "misfit": misfit}
 
 

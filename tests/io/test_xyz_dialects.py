@@ -178,6 +178,8 @@ def test_what_is_no_element(tmp_path, word):
         ('dipole="1 2"', ("", ""), "line 2: dipole has 2 numbers; expected 3"),
         (f'Lattice="{numbers(SKEWED)}" cell="5 5 5"', ("", ""), "line 2: has two cells, Lattice and 'cell=\"5 5 5\"'"),
         ('Lattice="9 9 9"', ("", ""), "line 2: Lattice has 3 numbers; expected 9"),
+        ("Properties=species:S:1:pos:R", ("", ""), "line 2: Properties must be name:type:number"),
+        ("Properties=species:S:one:pos:R:3", ("", ""), "line 2: Properties must be name:type:number"),
         ('energy="1.0 2.0" pbc="F F F"', ("", ""), "line 2: energy has 2 numbers; expected 1"),
     ],
 )

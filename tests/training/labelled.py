@@ -65,6 +65,36 @@ def strained(
     return frames
 
 
+def random_set(seed: int) -> list[Atoms]:
+    """A sound set of a random kind: metals, alloys, slabs, clusters, far from each other or not; some without stress."""
+    rng = np.random.default_rng(seed)
+    count, rattle = int(rng.integers(12, 60)), rng.choice([0.02, 0.05, 0.1, 0.2, 0.3])
+    strain, kind = rng.choice([0, 0.01, 0.03, 0.06]), rng.choice(["Cu", "Al", "Ag", "CuAl", "PtNi", "slab", "cluster"])
+    stress, isotropic = rng.random() < 0.7, rng.random() < 0.3
+    frames = []
+    for _ in range(count):
+        if kind in ("Cu", "Al", "Ag"):
+            atoms = bulk(kind, cubic=True).repeat(tuple(rng.integers(1, 3, 3)) if rng.random() < 0.3 else (1, 1, 1))
+        elif kind in ("CuAl", "PtNi"):
+            atoms = bulk(kind[:2], cubic=True, a=3.8)
+            atoms.symbols[: rng.integers(5)] = kind[2:]
+        elif kind == "slab":
+            atoms = fcc111("Al", (2, 2, 3), vacuum=6)
+        else:
+            grid = np.array([[n % 3 * 2.4, n // 3 * 2.4, 0] for n in range(6)])
+            atoms = Atoms("Cu6", rng.normal(size=(6, 3)) * 1.2 + grid)
+        if atoms.pbc.all() and strain:
+            e = rng.normal(scale=strain, size=(3, 3))
+            e = np.eye(3) * e[0, 0] if isotropic else e
+            atoms.set_cell(atoms.cell @ (np.eye(3) + e), scale_atoms=True)
+        atoms.rattle(rattle, seed=int(rng.integers(1 << 30)))
+        found = labelled(atoms, "default")
+        if not stress:
+            found.calc.results.pop("stress", None)
+        frames.append(found)
+    return frames
+
+
 def of_processes(cache: Path, **more: str) -> dict[str, str]:
     """Environment of processes that are stopped at any moment and go on: what one has compiled is not compiled again by the next.
 

@@ -14,13 +14,16 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from bpjax.elements import sorted_elements
+from bpjax.io.labels import labels
+from bpjax.io.structures import read_structures
 from bpjax.training import DataOptions, prepare
 from bpjax.training.measures import measure, same_structure, shear_share, total_energy
 from bpjax.training.outliers import composition_energies, outliers
 from bpjax.training.sanity import sanity
 from bpjax.training.splits import Split
 from bpjax.training.work import work
-from tests.training.labelled import labelled, strained
+from tests.training.labelled import labelled, random_set, strained
 
 HARTREE, BOHR = ase.units.create_units("2018")["Hartree"], ase.units.create_units("2018")["Bohr"]
 
@@ -129,13 +132,13 @@ def test_stress_in_gpa():
 def test_stress_in_gpa_where_no_cell_differs():
     """The work of a stress needs a strain; shear stresses are about as large as forces make them, whatever the cell."""
     frames = [labelled(atoms, "bulk") for atoms in copper()]
-    shares = [shear_share(atoms) for atoms in frames]
+    shares = [shear_share(atoms, labels(atoms)) for atoms in frames]
     assert 0.1 < np.median(shares) < 1
     assert report(frames).warnings == ()
     for unit, factor in (("GPa", 160.21766), ("kbar", 1602.1766)):
         for atoms, share in zip(frames, shares, strict=True):
             atoms.calc.results["stress"] = factor * labelled(atoms, "bulk").calc.results["stress"]
-            assert shear_share(atoms) == pytest.approx(factor * share, rel=1e-6)
+            assert shear_share(atoms, labels(atoms)) == pytest.approx(factor * share, rel=1e-6)
         (found,) = [f.message for f in report(frames).warnings]
         assert "in GPa or kbar?" in found, unit
 
@@ -184,6 +187,44 @@ def test_sound_sets_that_are_far_apart_are_not_refused(count, rattle, strain):
             atoms.rattle(rattle, seed=int(rng.integers(1 << 30)))
             frames.append(labelled(atoms, "bulk"))
         assert [f.message for f in report(frames, ("Al", "Cu")).findings if f.certain] == []
+
+
+def refusals(seed: int) -> list[str]:
+    frames = random_set(seed)
+    elements = sorted_elements([s for atoms in frames for s in set(atoms.get_chemical_symbols())])
+    return [finding.message for finding in report(frames, elements).findings if finding.certain]
+
+
+def test_a_crystal_that_is_stretched_far_is_not_refused():
+    """Cells of platinum and nickel beyond the turning point of their bonds, where long ones pull less."""
+    assert refusals(2087) == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_sound_sets_are_not_refused(first):
+    """Thresholds were chosen with other seeds."""
+    assert {seed: found for seed in range(first, first + 20) if (found := refusals(seed))} == {}
+
+
+@pytest.mark.parametrize(
+    ("energies", "forces", "words", "certain"),
+    [
+        (lambda a: 1.0, 1.0, "", False),
+        (lambda a: 1.0, BOHR / HARTREE, "times the work of the forces (a ratio of hartree/bohr and eV/A)", True),
+        (lambda a: 1 / HARTREE, 1.0, "times the work of the forces", False),
+        (lambda a: HARTREE, 1.0, "times the work of the forces (a ratio of hartree and eV)", True),
+        (lambda a: 1 / len(a), 1.0, "1/8 of the work of the forces: are the energies per atom?", False),
+    ],
+)
+def test_units_where_no_stress_says_what_a_cell_is_worth(shared, energies, forces, words, certain):
+    """Forty strained cells of a public report, far from each other."""
+    frames = []
+    for atoms in read_structures(shared / "cases" / "stress_sign" / "right.extxyz"):
+        known = labels(atoms)
+        frames.append(label(Atoms(atoms), known.energy * energies(atoms), known.forces * forces))
+    found = [f for f in report(frames).findings if f.kind == "units"]
+    assert [f.certain for f in found] == ([certain] if words else []) and all(words in f.message for f in found)
 
 
 def test_energies_that_confirm_a_sign_go_before_bonds():
@@ -239,12 +280,18 @@ def test_stresses_of_the_other_sign_where_no_structures_are_near(kind):
 
     def found(factor):
         changed = [Atoms(atoms) for atoms in frames]
-        for new, old in zip(changed, frames, strict=True):
-            results = {**old.calc.results, "stress": factor * old.calc.results["stress"]}
+        for n, (new, old) in enumerate(zip(changed, frames, strict=True)):
+            times = factor(n) if callable(factor) else factor
+            results = {**old.calc.results, "stress": times * old.calc.results["stress"]}
             new.calc = SinglePointCalculator(new, **results)
         return [f for f in report(changed, ("Cu", "Au")[: 1 + (kind == "alloys")]).warnings if "stress" in f.message]
 
     assert found(1.0) == []
+    if kind == "copper":  # structures of one composition each leave too few of a kind
+        for n, atoms in enumerate(frames):
+            atoms.info["config_type"] = "one" if n % 4 < 2 else "other"
+        (of_a_kind,) = [f for f in found(lambda n: -1.0 if n % 4 < 2 else 1.0) if f.certain]
+        assert "stresses of kind one fall where structures are stretched" in of_a_kind.message
     assert any(f.certain and "stresses fall where structures are stretched" in f.message for f in found(-1.0))
     assert any(f.certain and "make a bulk modulus of" in f.message for f in found(160.21766))
     moduli = [f.message for f in found(160.21766) if "bulk modulus" in f.message]
