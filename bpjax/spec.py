@@ -141,6 +141,8 @@ def from_toml(expected: Any, path: str | os.PathLike[str]) -> Any:
         raise FormatError(path, "no such file" if isinstance(error, FileNotFoundError) else str(error)) from error
     except UnicodeDecodeError as error:
         raise FormatError(path, "is not a text file in UTF-8") from error
+    except RecursionError:
+        raise FormatError(path, "not valid TOML: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         place = re.search(r" \(at line (\d+), column \d+\)", str(error))
         message = str(error).replace(place.group(0), "") if place else str(error)

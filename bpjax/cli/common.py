@@ -123,7 +123,7 @@ def read_frames(
 
 def say_without_cells(model: Path, frames: Sequence[ase.Atoms]) -> None:
     """Says so where structures have no cell and the model was trained on periodic ones alone: a cell was lost somewhere."""
-    bare = sum(not atoms.pbc.any() for atoms in frames)
+    bare = sum(len(atoms) > 1 and not atoms.pbc.any() for atoms in frames)
     if model.is_dir() or not bare:
         return
     from bpjax.potential.store import provenance

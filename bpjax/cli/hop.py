@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -106,7 +107,8 @@ class Options:
     """Precision."""
 
     resume: bool = False
-    """Go on from restart.npz in DIR, with the options of that run; those given here are not looked at, but --steps and --lost."""
+    """Go on from restart.npz in DIR, of the same model and start, with the options of that run; of those given here only --steps
+    and --lost count."""
 
     overwrite: bool = False
     """Replace results in DIR."""
@@ -135,8 +137,13 @@ def run(options: Options) -> None:
     from bpjax.progress import progress
 
     model = find_model(options.model)
+    identity = {"model": _fingerprint(options.model), "start": _fingerprint(options.start)}
     if options.resume:
         done: Any = load_run(options.output / RESTART)
+        for what, hashed in identity.items():
+            if done.identity.get(what) != hashed:
+                message = f"is of another {what} than {getattr(options, what)} is now; a run resumes as it began"
+                raise BpjaxError(f"{options.output / RESTART}: {message}")
         done.options = replace(done.options, lost=options.lost or done.options.lost)
         hopping = Hopping(model.model, model.masses, done.options)
         if done.state.R.shape[1:] != (shape := _coordinates(model, done)):
@@ -157,11 +164,18 @@ def run(options: Options) -> None:
         while left > 0:
             now = min(piece, left) // interval * interval or interval
             done = hopping.run(done, now, interval, keep=options.save > 0)
+            done.identity = identity
             save_run(options.output / RESTART, done)
             left -= now
             counts = done.populations().counts[-1]
             bar.update(now, **{f"S{i}": float(share) for i, share in enumerate(counts)})
     _write(options, model, done)
+
+
+def _fingerprint(source: str) -> str:
+    """Hash of a file; a word, such as the name of a model, stands for itself."""
+    path = Path(source)
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else source
 
 
 def _coordinates(model: MovingModel, done: HoppingRun) -> tuple[int, ...]:

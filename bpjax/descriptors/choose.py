@@ -16,6 +16,9 @@ from bpjax.elements import atomic_numbers, covalent_radii
 from bpjax.errors import ConfigError
 from bpjax.spec import from_spec, register, registered
 
+_WIDEST = 100.0
+"""Cutoff in A beyond which a set is a slip of the pen."""
+
 
 @runtime_checkable
 class DescriptorSet(Protocol):
@@ -24,6 +27,13 @@ class DescriptorSet(Protocol):
     def build(self, elements: tuple[str, ...]) -> Descriptor:
         """The descriptor for these elements."""
         ...
+
+
+def lacks_elements(asked: Any) -> bool:
+    """Whether plain values are those of a descriptor of given elements and leave them out."""
+    name = asked.get("type") if isinstance(asked, dict) else None
+    cls = registered().get(name) if isinstance(name, str) else None
+    return cls is not None and "elements" not in asked and "elements" in getattr(cls, "__dataclass_fields__", {})
 
 
 def descriptor_for(
@@ -98,6 +108,8 @@ class DefaultACSF:
     def __post_init__(self):
         if self.radial < 1 or self.angular < 0:
             raise ValueError(f"DefaultACSF radial={self.radial}, angular={self.angular}: at least 1 and 0")
+        if not self.cutoff <= _WIDEST:
+            raise ValueError(f"DefaultACSF cutoff={self.cutoff}: must be at most {_WIDEST:g}, in A")
         if self.smallest is not None and self.smallest < 0:
             raise ValueError(f"DefaultACSF smallest={self.smallest}: must be at least 0, in A")
         self.build(("H",))

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +17,17 @@ from bpjax.errors import FormatError
 from bpjax.excited.hopping import HopLog, HoppingState
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import HOP, HoppingRun, Records
+from bpjax.io.archive import Archive, Entry
 from bpjax.io.atomic import atomic_path, write_npz, write_text
 from bpjax.io.trajectory import TrajectoryWriter
 from bpjax.spec import from_spec, to_spec
 
 _Path = str | os.PathLike[str]
 
-VERSION = 2
+VERSION = 3
 """Of the restart file."""
+
+_WHAT = "a restart file of surface hopping"
 
 
 def save_run(path: _Path, run: HoppingRun) -> None:
@@ -38,6 +40,7 @@ def save_run(path: _Path, run: HoppingRun) -> None:
     arrays |= {f"log.{name}": value for name, value in run.state.log._asdict().items()}
     arrays |= {f"records.{name}": value for name, value in run.records._asdict().items() if value is not None}
     header = {"version": VERSION, "options": to_spec(run.options), "interval": run.interval}
+    header["identity"] = run.identity
     values = {name: np.asarray(value) for name, value in arrays.items()}
     write_npz(path, values | {"header": np.array(json.dumps(header)), "times_fs": run.times_fs, "hops": run.hops})
 
@@ -48,23 +51,73 @@ def load_run(path: _Path) -> HoppingRun:
     Raises:
       FormatError: no such file, no file of this kind, or a damaged one.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(str(arrays["header"]))
-        if header["version"] != VERSION:
-            raise FormatError(path, f"is of version {header['version']}; this program reads version {VERSION}")
+    with Archive(path, _WHAT) as archive:
+        header = _header(archive)
         options = from_spec(HoppingOptions, header["options"], os.fspath(path))
-        log = HopLog(*(jnp.asarray(arrays[f"log.{name}"]) for name in HopLog._fields))
-        fields = [name for name in HoppingState._fields if name != "log"]
-        state = HoppingState(**{name: jnp.asarray(arrays[f"state.{name}"]) for name in fields}, log=log)
-        records = Records(**{name: arrays.get(f"records.{name}") for name in Records._fields})
-        hops = arrays["hops"].astype(HOP)
-        return HoppingRun(arrays["times_fs"], records, hops, state, options, int(header["interval"]))
-    except FileNotFoundError as error:
-        raise FormatError(path, "no such file") from error
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise FormatError(path, f"is not a restart file of surface hopping: {error}") from error
+        R = archive.array("state.R", Entry("f"))
+        E = archive.array("state.E", Entry("f", (len(R), None) if R.ndim else ()))
+        slots = archive.array("log.step", Entry("i", (len(R), None)))
+        times = archive.array("times_fs", Entry("f", (None,), finite=True))
+        wanted = _entries(len(R), E.shape[1], R.shape[1:], slots.shape[1], len(times))
+        kept = "records.R" in archive.arrays
+        found = {
+            name: archive.array(name, entry)
+            for name, entry in wanted.items()
+            if kept or name not in ("records.R", "records.v")
+        }
+    for name in ("state.active", "records.active"):
+        if found[name].size and not 0 <= found[name].min() <= found[name].max() < E.shape[1]:
+            raise archive.fault(name, f"has states that are none of {E.shape[1]}")
+    log = HopLog(**{name: jnp.asarray(found[f"log.{name}"]) for name in HopLog._fields})
+    fields = [name for name in HoppingState._fields if name != "log"]
+    state = HoppingState(**{name: jnp.asarray(found[f"state.{name}"]) for name in fields}, log=log)
+    records = Records(**{name: found.get(f"records.{name}") for name in Records._fields})
+    return HoppingRun(times, records, found["hops"], state, options, header["interval"], header["identity"])
+
+
+def _header(archive: Archive) -> dict[str, Any]:
+    """Version, options, interval and identity."""
+    text = archive.array("header", Entry("U", ())).item()
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise archive.fault("header", str(error)) from None
+    version = header.get("version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise FormatError(archive.path, f"is of version {version}; this program reads version {VERSION}")
+    interval, identity = header.get("interval"), header.get("identity")
+    if not (isinstance(interval, int) and interval > 0 and isinstance(identity, dict) and "options" in header):
+        raise archive.fault("header", "must have options, identity, and a positive interval")
+    return header
+
+
+def _entries(T: int, S: int, at: tuple[int, ...], slots: int, records: int) -> dict[str, Entry]:
+    """What each array must be, for so many trajectories, states, coordinates, slots of the log, and records."""
+    moving, levels, one, row = Entry("f", (T, *at)), Entry("f", (T, S)), Entry("i", (T,)), (records, T)
+    state = {
+        **dict.fromkeys(("R", "v", "force"), moving),
+        **dict.fromkeys(("E", "earlier"), levels),
+        **dict.fromkeys(("active", "step", "part", "level", "outcome", "mark"), one),
+        **dict.fromkeys(("energy", "drift"), Entry("f", (T,))),
+        "U": Entry("fc", (T, S, S)),
+        "C": Entry("c", (T, S)),
+        "key": Entry("u", (T, 2)),
+    }
+    log = {
+        "count": one,
+        **dict.fromkeys(("step", "source", "target"), Entry("i", (T, slots))),
+        "gap": Entry("f", (T, slots)),
+        "accepted": Entry("b", (T, slots)),
+    }
+    kept = {
+        "active": Entry("i", row),
+        **dict.fromkeys(("adiabatic", "diabatic"), Entry("f", (*row, S))),
+        **dict.fromkeys(("potential", "kinetic"), Entry("f", row)),
+        **dict.fromkeys(("R", "v"), Entry("f", (*row, *at))),
+    }
+    parts = {"state": state, "log": log, "records": kept}
+    found = {f"{part}.{name}": entry for part, entries in parts.items() for name, entry in entries.items()}
+    return found | {"hops": Entry(shape=(None,), dtype=HOP)}
 
 
 def population_table(run: HoppingRun) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class HoppingRun:
       state: where the trajectories are; hand it, or the whole run, to `Hopping.run` to go on.
       options: those of the run.
       interval: steps between records.
+      identity: what the run is of, such as hashes of its model and its start, for whoever resumes it; set by who starts it.
     """
 
     times_fs: np.ndarray
@@ -97,6 +98,7 @@ class HoppingRun:
     state: HoppingState
     options: HoppingOptions = field(repr=False)
     interval: int = 1
+    identity: dict[str, str] = field(default_factory=dict)
 
     def populations(self) -> averages.Populations:
         """Populations with errors at every record."""
@@ -271,7 +273,8 @@ class Hopping:
                 bar.update(now * interval, running=int(np.sum(running(state))))
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
         times = self._times(start, interval, len(joined.active))
-        return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval)
+        identity = start.identity if isinstance(start, HoppingRun) else {}
+        return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval, identity)
 
     def _times(self, start, interval, number):
         if not isinstance(start, HoppingRun):

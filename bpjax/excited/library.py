@@ -10,13 +10,14 @@ from typing import Any
 import ase.data
 import numpy as np
 
-from bpjax.errors import BpjaxError, StructureError
+from bpjax.errors import BpjaxError, FormatError, StructureError
 from bpjax.excited.adiabatic import Diabatic
 from bpjax.excited.lvc import LinearVibronic, pyrazine_3_modes, pyrazine_4_modes
 from bpjax.excited.models import TullyDual, TullyExtended, TullySimple
 from bpjax.excited.sharc import read_lvc_template
 from bpjax.excited.spin import SpinStates
 from bpjax.excited.wigner import HarmonicModes, normal_modes
+from bpjax.io.archive import REALS, TEXT, WHOLE, Entry, read_arrays
 from bpjax.units import ELECTRONIC
 
 
@@ -147,30 +148,27 @@ def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:
     Optional: ``numbers`` (N,), checked against the model. Masses are those of the model.
 
     Raises:
-      StructureError: a missing or unfit entry.
+      FormatError, StructureError: a missing or unfit entry.
     """
     from bpjax.units import BOHR, HARTREE, SYSTEMS
 
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise StructureError(f"cannot be read: {error}", path) from error
-    for name in ("positions", "hessian", "units"):
-        if name not in found:
-            raise StructureError(
-                f"is missing; needed are positions, hessian, units; there are {', '.join(found)}", path, field=name
-            )
-    system = str(found["units"])
-    if system not in SYSTEMS:
-        raise StructureError(f"{system!r}: must be {' or '.join(SYSTEMS)}", path, field="units")
     if model.symbols is None:
         raise BpjaxError(
             f"{model.name}: is a model of coordinates, not of atoms; take the word sample instead of {path}"
         )
+    N = len(model.symbols)
+    wanted = {
+        "positions": Entry(REALS, (N, 3), finite=True),
+        "hessian": Entry(REALS, (3 * N, 3 * N), finite=True),
+        "units": Entry(TEXT, ()),
+    }
+    found = read_arrays(path, wanted, {"numbers": Entry(WHOLE, (N,))})
+    system = str(found["units"])
+    if system not in SYSTEMS:
+        raise FormatError(path, f"field units: {system!r}: must be {' or '.join(SYSTEMS)}")
     numbers = [ase.data.atomic_numbers[symbol] for symbol in model.symbols]
-    if "numbers" in found and list(found["numbers"]) != numbers:
-        raise StructureError(f"are {list(found['numbers'])}; the model needs {numbers}", path, field="numbers")
+    if "numbers" in found and found["numbers"].tolist() != numbers:
+        raise FormatError(path, f"field numbers: are {found['numbers'].tolist()}; the model needs {numbers}")
     units = ELECTRONIC[model.units]
     energy, length = SYSTEMS[system][0] * units.hartree / HARTREE, SYSTEMS[system][1] * units.bohr / BOHR
     try:

@@ -9,18 +9,17 @@ angstrom, gradients are gradients (not forces), and couplings are
 for the pairs i < j in the order (0, 1), (0, 2), ..., (1, 2), ...: they stay finite where states meet.
 """
 
+import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import ase.data
 import numpy as np
 from jaxtyping import Float, Int
 
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.archive import NUMBERS, TEXT, WHOLE, Archive, Entry
 from bpjax.spec import register
 from bpjax.units import ENERGIES, LENGTHS
 
@@ -228,8 +227,15 @@ def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
     Raises:
       FormatError: no such archive; a field that is missing, of a wrong shape, complex or not finite; states out of order.
     """
-    archive = _Archive(path)
-    numbers = archive.field("numbers").astype(np.int64)
+    with Archive(path, "an npz archive") as archive:
+        return _states(path, _Fields(archive), form)
+
+
+def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat) -> StatesData:
+    name = archive.name("numbers")
+    numbers = archive.archive.array(name, Entry(WHOLE, (None,))).astype(np.int64)
+    if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(ase.data.chemical_symbols):
+        raise archive.archive.fault(name, f"must be atomic numbers from 1 to {len(ase.data.chemical_symbols) - 1}")
     R = archive.real(archive.name("positions"), (None, len(numbers), 3)) * LENGTHS[form.length]
     n = len(R)
     E = archive.real(archive.name("energies"), (n, None)) * ENERGIES[form.energy]
@@ -240,7 +246,10 @@ def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
     G = _gradients(archive, form, (n, E.shape[1], len(numbers), 3))
     h = _couplings(archive, form, E, len(numbers))
     mu = _dipoles(archive, form, n, E.shape[1])
-    tags = tuple(str(t) for t in archive.field("tags", (n,))) if archive.has("tags") else ("all",) * n
+    tags = ("all",) * n
+    if archive.has("tags"):
+        found = archive.archive.array(archive.name("tags"), Entry(NUMBERS + TEXT, (n,)))
+        tags = tuple(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in found.tolist())
     data = StatesData(
         numbers, R, E[:, kept],
         None if G is None else per_length * G[:, kept],
@@ -252,14 +261,14 @@ def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
     return data
 
 
-def _gradients(archive: "_Archive", form: StatesFormat, shape) -> np.ndarray | None:
+def _gradients(archive: "_Fields", form: StatesFormat, shape) -> np.ndarray | None:
     if form.forces is not None:
         return -archive.real(form.forces, shape)
     name = form.gradients or (archive.name("gradients") if archive.has("gradients") else None)
     return None if name is None else archive.real(name, shape)
 
 
-def _couplings(archive: "_Archive", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
+def _couplings(archive: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
     """H in eV/A; `E` in eV."""
     if form.couplings is None:
         return None
@@ -273,11 +282,11 @@ def _couplings(archive: "_Archive", form: StatesFormat, E: np.ndarray, atoms: in
     return sign * C * ENERGIES[form.energy] / length
 
 
-def _dipoles(archive: "_Archive", form: StatesFormat, n: int, S: int) -> np.ndarray | None:
+def _dipoles(archive: "_Fields", form: StatesFormat, n: int, S: int) -> np.ndarray | None:
     if form.dipoles is None:
         return None
     rows, columns = np.triu_indices(S)
-    raw = archive.array(form.dipoles)
+    raw = archive.archive.array(form.dipoles, Entry(NUMBERS))
     unit = LENGTHS[form.dipole_length or form.length]
     if raw.ndim == 4:
         return archive.real(form.dipoles, (n, S, S, 3)) * unit
@@ -305,57 +314,29 @@ def _check_order(path, E: np.ndarray) -> None:
         )
 
 
-class _Archive:
-    """Fields of an archive, with errors that name the file and the field."""
+class _Fields:
+    """Fields of an archive by what they mean."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = path
-        self.names = self._load(lambda archive: tuple(archive.files))
-
-    def _load(self, read):
-        try:
-            with np.load(Path(self.path), allow_pickle=False) as archive:
-                return read(archive)
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError, AttributeError, TypeError) as error:
-            raise FormatError(self.path, f"cannot be read as npz: {error}") from None
+    def __init__(self, archive: Archive):
+        self.archive = archive
 
     def has(self, meaning: str) -> bool:
-        return any(name in self.names for name in _DEFAULTS[meaning])
+        return any(name in self.archive.arrays for name in _DEFAULTS[meaning])
 
     def name(self, meaning: str) -> str:
         for name in _DEFAULTS[meaning]:
-            if name in self.names:
+            if name in self.archive.arrays:
                 return name
-        raise FormatError(self.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
-
-    def array(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            raise FormatError(self.path, f"has no field {name!r}; there are {', '.join(self.names)}")
-        return self._load(lambda archive: archive[name])
-
-    def field(self, meaning: str, shape: tuple[int | None, ...] = (None,)) -> np.ndarray:
-        name = self.name(meaning)
-        return self._shaped(name, self.array(name), shape)
+        raise FormatError(self.archive.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
 
     def real(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        found = self._shaped(name, self.array(name), shape)
+        found = self.archive.array(name, Entry(NUMBERS, shape))
         if np.iscomplexobj(found):
-            raise FormatError(
-                self.path, f"field {name}: is complex; real states are needed, whose couplings and dipoles are real"
-            )
+            raise self.archive.fault(name, "is complex; real states are needed, whose couplings and dipoles are real")
         found = found.astype(np.float64)
-        bad = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        bad = ~np.isfinite(found.reshape(len(found), math.prod(found.shape[1:]))).all(axis=1)
         if bad.any():
-            raise FormatError(
-                self.path, f"field {name}: geometry {int(np.argmax(bad))} holds a number that is not finite"
-            )
-        return found
-
-    def _shaped(self, name: str, found: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
-        fits = found.ndim == len(shape) and all(s is None or s == f for s, f in zip(shape, found.shape, strict=True))
-        if not fits:
-            wanted = ", ".join("any" if s is None else str(s) for s in shape)
-            raise FormatError(self.path, f"field {name}: has shape {found.shape}, not ({wanted})")
+            raise self.archive.fault(name, f"geometry {int(np.argmax(bad))} holds a number that is not finite")
         return found
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from bpjax.errors import ModelFileError
 from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, init
 from bpjax.io.model_file import read_model_file, write_model_file
-from bpjax.potential.store import check_arrays
+from bpjax.potential.store import OF_STATES, UNITS, check_arrays, check_meta
 from bpjax.spec import from_spec, to_spec
 
-_KINDS = {kind.__name__: kind for kind in (DiabaticPotential, MultiStatePotential)}
+_KINDS = dict(zip(OF_STATES, (DiabaticPotential, MultiStatePotential), strict=True))
 
 
 def save_states(
@@ -33,7 +33,7 @@ def save_states(
     meta = {
         "spec": to_spec(model),
         "elements": list(model.elements),
-        "units": {"energy": "eV", "length": "angstrom"},
+        "units": UNITS,
         "provenance": provenance or {},
     }
     write_model_file(path, meta, jax.tree.map(np.asarray, params))
@@ -52,5 +52,6 @@ def load_states(path: str | Path) -> tuple[DiabaticPotential | MultiStatePotenti
     if kind not in _KINDS:
         raise ModelFileError(path, f"holds a model of kind {kind}, not one of several states ({', '.join(_KINDS)})")
     model = from_spec(_KINDS[kind], meta["spec"], where=f"{path}: model.json")
+    check_meta(path, meta, model.elements)
     check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
     return model, jax.tree.map(jnp.asarray, arrays)

@@ -196,11 +196,14 @@ def _frames(
             if not row:
                 raise _TruncatedError(path, f"truncated: frame {frame} has {index} of {atoms} atoms", line - 1)
             entries = row.split()
-            if len(entries) != len(kinds) and (len(entries) < len(kinds) or named):
-                message = f"frame {frame} needs {len(kinds)} columns, found {len(entries)}"
+            # Plain XYZ may have more columns than are read; then all rows have them.
+            wanted = len(kinds) if named or index == 0 else wanted
+            if len(entries) != wanted and (len(entries) < len(kinds) or named or index > 0):
+                message = f"frame {frame} needs {wanted} columns, found {len(entries)}"
                 if not row.endswith(b"\n"):
                     raise _TruncatedError(path, f"truncated: {message}", line)
                 raise FormatError(path, message, line)
+            wanted = len(entries)
             if seen is not None and species is not None:
                 seen.add(entries[species])
             if numbers or b"_" in row or not row.isascii():
@@ -244,6 +247,8 @@ def _check_comment(path: str | os.PathLike[str], comment: bytes, columns: set[st
         raise FormatError(path, f"{excerpt(twice)} stands twice in the comment line", line)
     if wrong := _OF_STRUCTURE & columns:
         raise FormatError(path, f"{min(wrong)!r} {A_COLUMN}", line)
+    if twice := columns & {key.decode(errors="replace") for key in keys} - {"pos", "species"}:
+        raise FormatError(path, f"{min(twice)!r} stands in the comment line and is a column", line)
     for key, value in pairs:
         if key in _COUNTS:
             _check_values(path, key, value, line)

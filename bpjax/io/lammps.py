@@ -64,6 +64,7 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
         if names:
             options["sort_by_id"] = False  # ASE sorts all but the names of the types
     else:
+        _check_dump(path, lines)
         types, masses, names = _types_of_dump(lines)
         if species is not None and names:
             raise ConfigError(f"is for types without elements, {os.fspath(path)} says them", field="species")
@@ -83,11 +84,12 @@ def reader_options(path: _Path, file_format: str, species: Sequence[str] | None)
         raise FormatError(
             path, f"has atoms of types 1 to {types} and does not say which elements these are; name them (species)"
         )
+    elements = {}
     for kind, mass in masses.items():
-        nearest = int(np.argmin(np.abs(atomic_masses - mass)))
-        if abs(atomic_masses[nearest] - mass) > _NEAR or nearest == 0:
+        elements[kind] = 1 + int(np.argmin(np.abs(atomic_masses[1:] - mass)))
+        if abs(atomic_masses[elements[kind]] - mass) > _NEAR:
             raise FormatError(path, f"mass {mass:g} of type {kind} is that of no element; name them (species)")
-    return options
+    return {**options, "Z_of_type": elements}
 
 
 _UNITS = ("metal", "real", "electron", "si", "cgs", "micro", "nano")
@@ -209,6 +211,25 @@ def _checked(path: _Path, style: str, rows: list[tuple[int, list[str]]], known: 
 def _numbers_of(style: str) -> str:
     counts = [_STYLES[style]] if style else sorted(set(_STYLES.values()))
     return " or ".join(str(n) for n in sorted({*counts, *(n + 3 for n in counts)}))
+
+
+def _check_dump(path: _Path, lines: list[str]) -> None:
+    """Raises where a frame has more or fewer atoms than it says, a row other columns, or an atom no element."""
+    said, rows, columns, begun = 0, 0, [], 0
+    for number, line in enumerate([*lines, "ITEM:"], 1):
+        if line.startswith("ITEM:"):
+            if begun and rows != said:
+                raise FormatError(path, f"has {rows} lines of atoms where the frame says {said}", number - 1)
+            begun = number if line.startswith("ITEM: ATOMS") else 0
+            columns, rows = line.split()[2:], 0
+        elif begun and line.strip():
+            words, rows = line.split(), rows + 1
+            if len(words) != len(columns):
+                raise FormatError(path, f"needs {len(columns)} columns, found {len(words)}", number)
+            if "element" in columns and ase_numbers.get(element := words[columns.index("element")], 0) < 1:
+                raise FormatError(path, f"{element!r} is no chemical symbol", number)
+        elif lines[number - 2].startswith("ITEM: NUMBER OF ATOMS"):
+            said = int(line) if line.strip().isdigit() else -1
 
 
 def _types_of_dump(lines: list[str]) -> tuple[int, dict[int, float], bool]:

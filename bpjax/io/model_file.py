@@ -11,52 +11,33 @@ the content alone (no clock, no compression), so equal models give equal files. 
 ``units``       of energies and lengths
 ``provenance``  how the model was made: free-form
 ``arrays``      for each array its ``dtype`` and ``shape``; the data are in ``arrays/NAME.npy``
+``checksum``    SHA-256 of all of this and of the arrays; files of version 1 have none
 ==============  =====================================================================================
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import math
 import os
-import struct
-import tokenize
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpjax.errors import ModelFileError
+from bpjax.io.archive import Archive, Entry
 from bpjax.io.atomic import write_bytes
 
 FORMAT = "bpjax-model"
-VERSION = 1
+VERSION = 2
 
 META_FIELDS = ("spec", "elements", "units", "provenance")
-_FIELDS = ("format", "version", *META_FIELDS, "arrays")
+_FIELDS = ("format", "version", *META_FIELDS, "arrays", "checksum")
 _KINDS = "biufc"  # bool, integers, floats, complex: nothing that could hide an object
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-# What zipfile, json and numpy raise on damaged input. The list was completed by fuzzing, see the tests.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-)
 
 
 def write_model_file(path: str | os.PathLike[str], meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -77,17 +58,17 @@ def write_model_file(path: str | os.PathLike[str], meta: Mapping[str, Any], arra
     header = {"format": FORMAT, "version": VERSION, **{name: meta[name] for name in META_FIELDS}}
     header["arrays"] = {key: {"dtype": a.dtype.str, "shape": list(a.shape)} for key, a in flat.items()}
     try:
-        text = json.dumps(header, indent=1, allow_nan=False)
+        json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ModelFileError(path, f"meta is not plain JSON: {error}") from error
 
+    members = {_member(key): _npy(array) for key, array in flat.items()}
+    header["checksum"] = _checksum(header, members)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, "model.json", text.encode())
-        for key, array in flat.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            _add(archive, _member(key), member.getvalue())
+        _add(archive, "model.json", json.dumps(header, indent=1, allow_nan=False).encode())
+        for name, data in members.items():
+            _add(archive, name, data)
     write_bytes(path, buffer.getvalue())
 
 
@@ -97,53 +78,44 @@ def read_model_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     Returns: `meta` and `arrays` as given to `write_model_file`; arrays are equal bit by bit.
 
     Raises:
-      ModelFileError: the file is not there, is no model, is damaged, or is of a later version.
+      ModelFileError: the file is not there, is no model, is damaged or was changed since, or is of a later version.
     """
-    data = _bytes(path)
+    with Archive(path, "a bpjax model file", ModelFileError) as archive:
+        if "model.json" not in archive.members:
+            raise ModelFileError(path, "not a bpjax model file: a zip without model.json")
+        # Stored members cannot be larger than the file: a small file cannot fill the memory.
+        if archive.compressed:
+            raise ModelFileError(path, "model files are not compressed; this one is")
+        header = _header(path, archive.bytes("model.json"))
+        flat = {key: _array(path, archive, key, entry) for key, entry in _declared(path, header, archive).items()}
+        nested = _nest(path, flat)
+        if header["version"] > 1:
+            members = {name: archive.bytes(name) for name in sorted(archive.members) if name != "model.json"}
+            if header["checksum"] != _checksum(header, members):
+                raise ModelFileError(path, "was changed after it was written: its content has another checksum")
+    return {name: header[name] for name in META_FIELDS}, nested
+
+
+def _npy(array: np.ndarray) -> bytes:
+    member = io.BytesIO()
+    np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+    return member.getvalue()
+
+
+def _checksum(header: Mapping[str, Any], members: Mapping[str, bytes]) -> str:
+    """SHA-256 of what the header says, beside the checksum itself, and of all arrays."""
+    said = {name: value for name, value in header.items() if name != "checksum"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode())
+    for name, data in sorted(members.items()):
+        digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _header(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(path, archive)
-            header = _header(path, archive)
-            declared = _declared(path, header, members)
-            flat = {key: _array(path, archive, key, entry) for key, entry in declared.items()}
-    except _DAMAGE as error:
-        raise ModelFileError(path, f"damaged model file ({type(error).__name__}: {error})") from error
-    return {name: header[name] for name in META_FIELDS}, _nest(path, flat)
-
-
-def _bytes(path: str | os.PathLike[str]) -> bytes:
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ModelFileError(path, "no such file") from error
-    except IsADirectoryError as error:
-        raise ModelFileError(path, "is a folder, not a bpjax model file") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise ModelFileError(path, f"cannot be read: {error}") from error
-    if not data:
-        raise ModelFileError(path, "is empty")
-    if not data.startswith(b"PK\x03\x04"):
-        raise ModelFileError(path, "not a bpjax model file")
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise ModelFileError(path, "truncated or damaged: the table of contents at its end is missing")
-    return data
-
-
-def _members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> set[str]:
-    infos = archive.infolist()
-    names = {info.filename for info in infos}
-    if "model.json" not in names:
-        raise ModelFileError(path, "not a bpjax model file: a zip without model.json")
-    if len(names) != len(infos):
-        raise ModelFileError(path, "damaged model file: it holds a member twice")
-    # Stored members cannot be larger than the file: a small file cannot fill the memory.
-    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in infos):
-        raise ModelFileError(path, "model files are neither compressed nor encrypted; this one is")
-    return names
-
-
-def _header(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> dict[str, Any]:
-    header = json.loads(archive.read("model.json").decode(), parse_constant=_refuse)
+        header = json.loads(text.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(path, f"damaged model file: model.json: {error}") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelFileError(path, f"not a bpjax model file: model.json does not say format {FORMAT!r}")
     version = header.get("version")
@@ -153,20 +125,21 @@ def _header(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> dict[str,
         raise ModelFileError(
             path, f"has format version {version}; this bpjax reads up to version {VERSION}: upgrade bpjax to load it"
         )
-    for name in sorted(set(header) - set(_FIELDS)):
-        raise ModelFileError(path, f"model.json: unknown field {name!r}; allowed: {', '.join(_FIELDS)}")
-    for name in _FIELDS:
+    fields = _FIELDS if version > 1 else [name for name in _FIELDS if name != "checksum"]
+    for name in sorted(set(header) - set(fields)):
+        raise ModelFileError(path, f"model.json: unknown field {name!r}; allowed: {', '.join(fields)}")
+    for name in fields:
         if name not in header:
             raise ModelFileError(path, f"model.json: missing field {name!r}")
     return header
 
 
-def _declared(path: str | os.PathLike[str], header: dict[str, Any], members: set[str]) -> dict[str, Any]:
+def _declared(path: str | os.PathLike[str], header: dict[str, Any], archive: Archive) -> dict[str, Any]:
     """The table of arrays in ``model.json``, checked against the members of the zip."""
     declared = header["arrays"]
     if not isinstance(declared, dict):
         raise ModelFileError(path, "model.json: arrays must be a table")
-    expected = {_member(key): key for key in declared}
+    expected, members = {_member(key): key for key in declared}, set(archive.members)
     for member in sorted(set(expected) - members):
         raise ModelFileError(path, f"array {expected[member]!r} is missing")
     for member in sorted(members - set(expected) - {"model.json"}):
@@ -174,20 +147,13 @@ def _declared(path: str | os.PathLike[str], header: dict[str, Any], members: set
     return declared
 
 
-def _array(path: str | os.PathLike[str], archive: zipfile.ZipFile, key: str, entry: Any) -> np.ndarray:
-    data = archive.read(_member(key))
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ModelFileError(path, f"array {key!r}: unknown version of the npy format")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.kind not in _KINDS:
-        raise ModelFileError(path, f"array {key!r}: dtype {dtype} is not allowed")
-    if entry != {"dtype": dtype.str, "shape": list(shape)} or fortran_order:
-        raise ModelFileError(path, f"array {key!r} is not what model.json says: {dtype.str} {shape}, not {entry}")
-    # Compare sizes before anything is allocated: the header may say anything.
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ModelFileError(path, f"array {key!r}: has not the size that its header says")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).copy()
+def _array(path: str | os.PathLike[str], archive: Archive, key: str, entry: Any) -> np.ndarray:
+    array = archive.array(f"arrays/{key}", Entry(_KINDS))
+    if entry != {"dtype": array.dtype.str, "shape": list(array.shape)}:
+        raise ModelFileError(
+            path, f"array {key!r} is not what model.json says: {array.dtype.str} {array.shape}, not {entry}"
+        )
+    return array
 
 
 def _refuse(constant: str) -> None:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -30,6 +28,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.archive import NUMBERS, TEXT, Archive, Entry
 from bpjax.io.label_keys import LabelKeys, looks_like
 from bpjax.units import ENERGIES, LENGTHS, SYSTEMS, unit_system
 
@@ -103,19 +102,10 @@ def _load(path: _Path, given: Mapping[str, str]) -> dict[str, np.ndarray]:
 
     Warns of those that look like labels.
     """
-    known, field = {*(name for names in _NAMES.values() for name in names), *given.values()}, None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {}
-            for field in archive.files:
-                if field in known:
-                    found[field] = archive[field]
-            there = archive.files
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError, AttributeError, TypeError) as error:
-        what = "cannot be read as npz" if field is None else f"field {field}: cannot be read"
-        if "allow_pickle" in str(error) or "pickled" in str(error):
-            what, error = what.replace("be read", "be used"), "pickled objects may run any code; store plain arrays"
-        raise FormatError(path, f"{what}: {error}") from None
+    known = {*(name for names in _NAMES.values() for name in names), *given.values()}
+    with Archive(path, "an npz archive") as archive:
+        there = archive.arrays
+        found = {name: archive.array(name, Entry(NUMBERS + TEXT)) for name in there if name in known}
     for label, name in given.items():
         if name not in there:
             raise FormatError(path, f"has no field {name!r} for {label}; it has {', '.join(there)}")

@@ -19,6 +19,7 @@ import ase
 import ase.io.formats
 import numpy as np
 import vesin
+from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from ase.io.formats import filetype, iread, open_with_compression
 
@@ -156,8 +157,11 @@ def _format(path: _Path, given: str | None = None) -> tuple[str, bool]:
     """ASE's name of the format, ``_RUNNER`` or ``_NPZ``, after the checks that need no parsing; whether ASE knows all it says."""
     from bpjax.io.runner import is_runner
 
-    if not Path(path).exists():
-        raise FormatError(path, "no such file")
+    try:
+        if not Path(path).exists():
+            raise FormatError(path, "no such file")
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+        raise FormatError(path, f"cannot be read: {error}") from None
     if Path(path).is_dir():
         raise FormatError(path, "is a folder, not a file of structures")
     unknown = "is in no format that ASE recognises, nor does it start with begin as RuNNer and n2p2 data files do"
@@ -252,8 +256,10 @@ def check_structure(atoms: ase.Atoms, path: _Path | None = None, frame: int | No
             raise StructureError(f"holds {_first_bad(value)}", path, frame, field)
     if found.forces is not None and found.forces.shape != atoms.positions.shape:
         raise StructureError(f"has shape {found.forces.shape}, not {atoms.positions.shape}", path, frame, "forces")
-    if np.any(atoms.numbers < 1):
-        raise StructureError(f"atom {int(np.argmax(atoms.numbers < 1))} is of no element", path, frame, "species")
+    unknown = (atoms.numbers < 1) | (atoms.numbers >= len(chemical_symbols))
+    if np.any(unknown):
+        at = int(np.argmax(unknown))
+        raise StructureError(f"atom {at} is of no element (atomic number {atoms.numbers[at]})", path, frame, "species")
     _check_cell(atoms, path, frame)
     _check_distances(atoms, path, frame)
 

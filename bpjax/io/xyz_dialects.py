@@ -164,7 +164,7 @@ _PROPERTIES = re.compile(rb"""Properties=("[^"]*"|'[^']*'|\S+)""")
 def _columns(properties: bytes) -> tuple[Column, ...] | None:
     words, at, found = properties.decode(errors="replace").split(":"), 0, []
     for name, kind, count in zip(words[::3], words[1::3], words[2::3], strict=False):
-        if len(kind) != 1 or not (count.isascii() and count.isdigit()):
+        if len(kind) != 1 or not (count.isascii() and count.isdigit() and len(count) < 5):
             return None
         found.append(Column(name, kind * int(count), at))
         at += int(count)

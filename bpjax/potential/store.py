@@ -1,5 +1,6 @@
 """Saving and loading a potential: options as JSON, arrays bit for bit, in one file (see `bpjax.io.model_file`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from bpjax.errors import ModelFileError
 from bpjax.io.model_file import read_model_file, write_model_file
 from bpjax.potential.energy import Params, Potential, init
 from bpjax.spec import from_spec, to_spec
+
+UNITS = {"energy": "eV", "length": "angstrom"}
+"""Of all models."""
+
+OF_STATES = ("DiabaticPotential", "MultiStatePotential")
+"""Types of models of several states, which have no one energy."""
 
 
 def save(path: str | Path, model: Potential, params: Params, provenance: dict[str, Any] | None = None) -> None:
@@ -25,7 +32,7 @@ def save(path: str | Path, model: Potential, params: Params, provenance: dict[st
     meta = {
         "spec": to_spec(model),
         "elements": list(model.elements),
-        "units": {"energy": "eV", "length": "angstrom"},
+        "units": UNITS,
         "provenance": provenance or {},
     }
     write_model_file(path, meta, jax.tree.map(np.asarray, params))
@@ -40,7 +47,13 @@ def load(path: str | Path) -> tuple[Potential, Params]:
       ModelFileError: not there, not a model file, truncated, from a newer format, or with fields or arrays that do not fit.
     """
     meta, arrays = read_model_file(path)
+    kind = meta["spec"].get("type", "Potential") if isinstance(meta["spec"], dict) else "Potential"
+    if kind in OF_STATES:
+        raise ModelFileError(path, "is a potential of several states; bpjax hop and bpjax.excited.load_states take it")
+    if kind == "Checkpoint":
+        raise ModelFileError(path, "is the checkpoint of a run, not its model; bpjax train --resume takes it")
     model = from_spec(Potential, meta["spec"], where=f"{path}: model.json")
+    check_meta(path, meta, model.elements)
     expected = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
     if "free_atoms" in arrays:
         if not model.isolated:
@@ -53,19 +66,40 @@ def load(path: str | Path) -> tuple[Potential, Params]:
     return model, jax.tree.map(jnp.asarray, arrays)
 
 
-def check_arrays(path: str | Path, arrays: dict[str, Any], expected: Any) -> None:
-    """Compares names and shapes of the arrays of a file with those that its model needs.
+def check_meta(path: str | Path, meta: dict[str, Any], elements: Sequence[str]) -> None:
+    """Compares what a file says beside its options with them.
 
     Raises:
-      ModelFileError: the first array that is missing, unknown, or of a wrong shape.
+      ModelFileError: other elements than those of the options, or in another order; units that are not those of models.
     """
-    found = {jax.tree_util.keystr(k): np.shape(a) for k, a in jax.tree_util.tree_leaves_with_path(arrays)}
-    wanted = {jax.tree_util.keystr(k): a.shape for k, a in jax.tree_util.tree_leaves_with_path(expected)}
+    if meta["elements"] != list(elements):
+        raise ModelFileError(
+            path, f"model.json: elements are {meta['elements']}, those of its options {list(elements)}"
+        )
+    if meta["units"] != UNITS:
+        raise ModelFileError(path, f"model.json: units are {meta['units']}; models are in {UNITS}")
+
+
+def check_arrays(path: str | Path, arrays: dict[str, Any], expected: Any) -> None:
+    """Compares the arrays of a file with those that its model needs.
+
+    Raises:
+      ModelFileError: the first array that is missing, unknown, of a wrong shape or kind of numbers, or not finite.
+    """
+    found = {jax.tree_util.keystr(k): np.asarray(a) for k, a in jax.tree_util.tree_leaves_with_path(arrays)}
+    wanted = {jax.tree_util.keystr(k): a for k, a in jax.tree_util.tree_leaves_with_path(expected)}
     for name in sorted(wanted.keys() | found.keys()):
-        if found.get(name) != wanted.get(name):
-            has = f"has shape {found[name]}" if name in found else "is missing"
-            needs = f"shape {wanted[name]}" if name in wanted else "no such array"
+        array, like = found.get(name), wanted.get(name)
+        if array is None or like is None or array.shape != like.shape:
+            has = "is missing" if array is None else f"has shape {array.shape}"
+            needs = "no such array" if like is None else f"shape {like.shape}"
             raise ModelFileError(path, f"array {name} {has}, the model needs {needs}")
+        if array.dtype.kind != np.dtype(like.dtype).kind:
+            raise ModelFileError(path, f"array {name} holds {array.dtype}, the model needs numbers like {like.dtype}")
+        # Of features whose range is not known it is infinite.
+        bad = np.isnan if name.endswith(("['min']", "['max']")) else lambda array: ~np.isfinite(array)
+        if array.dtype.kind == "f" and bad(array).any():
+            raise ModelFileError(path, f"array {name} holds numbers that are not finite")
 
 
 def provenance(path: str | Path) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def read_checkpoint(path: Path, template: Any, identity: dict[str, Any]) -> Any:
         raise ConfigError(
             f"was {then!r} when the run began and is {now!r} now; a run resumes as it began", str(path), name
         )
-    leaves = [arrays["leaves"][key] for key in sorted(arrays.get("leaves", {}))]
-    expected = jax.tree.leaves(template)
-    if [np.shape(a) for a in leaves] != [np.shape(a) for a in expected]:
+    leaves, expected = arrays.get("leaves"), [np.asarray(leaf) for leaf in jax.tree.leaves(template)]
+    leaves = [leaves[key] for key in sorted(leaves)] if isinstance(leaves, dict) else []
+    if [(np.shape(a), getattr(a, "dtype", None)) for a in leaves] != [(a.shape, a.dtype) for a in expected]:
         raise ModelFileError(path, "its arrays do not fit this run")
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 

@@ -6,21 +6,29 @@ from dataclasses import replace
 import numpy as np
 
 from bpjax.io.labels import group_of, labels
-from bpjax.training.measures import Measures, large_shear, shear_share
+from bpjax.training.measures import Measures, odd_shear, shear_share
 from bpjax.training.sanity_report import Finding, Place, places
 from bpjax.training.splits import Split
 from bpjax.training.work import Votes, work
 from bpjax.units import BOHR, GPA, HARTREE, KCAL_MOL, KJ_MOL
 
-_RATIOS = {
-    "hartree and eV": HARTREE,
-    "eV and kcal/mol": 1 / KCAL_MOL,
-    "eV and kJ/mol": 1 / KJ_MOL,
-    "hartree and kcal/mol": HARTREE / KCAL_MOL,
-    "A and bohr": 1 / BOHR,
-    "hartree/bohr and eV/A": HARTREE / BOHR,
+# Energies over work, where one of them is in another unit.
+_ENERGIES = {"energies in hartree": 1 / HARTREE, "energies in kcal/mol": 1 / KCAL_MOL, "energies in kJ/mol": 1 / KJ_MOL}
+_FORCES = {
+    **_ENERGIES,
+    "forces in hartree/bohr": HARTREE / BOHR,
+    "forces in rydberg/bohr": HARTREE / 2 / BOHR,
+    "forces in hartree/A": HARTREE,
+    "forces in kcal/mol/A": KCAL_MOL,
+    "forces in kJ/mol/A": KJ_MOL,
+    "forces per bohr": 1 / BOHR,
 }
-_STRESSES = {"eV/A^3 and GPa": 1 / GPA, "eV/A^3 and kbar": 10 / GPA, "hartree/bohr^3 and eV/A^3": HARTREE / BOHR**3}
+_STRESSES = {
+    **_ENERGIES,
+    "stresses in GPa": GPA,
+    "stresses in kbar": GPA / 10,
+    "stresses in hartree/bohr^3": HARTREE / BOHR**3,
+}
 # Correlation of energy differences and work, and pairs of structures, before anything is said of a sign; of 700 random sound sets
 # none has a positive factor beyond 3 with more than 0.57.
 _SHARE, _ENOUGH = 0.75, 20
@@ -28,6 +36,8 @@ _SHARE_OF_UNITS = 0.62
 # Correlation of length and force of bonds from which on forces have the other sign, and stiffness of C-H, N-H and O-H in
 # eV/A^2: 4.7 to 7.8 mdyn/A (Wilson, Decius, Cross, Molecular Vibrations, 1955), 26 to 45 in sets of warm molecules and liquids.
 _PULL, _STIFF = 0.12, (8.0, 150.0)
+# Stiffness of any bonds: 0.45 to 40 in sets and random alloys.
+_SOFT = 0.1
 
 # Bulk moduli in GPa: that of diamond is 443, those of liquids 1 to 3.
 _MODULUS = 0.5, 1000.0
@@ -45,6 +55,11 @@ def bonded(name: str, split: Split, found: Measures, confirmed: bool = False) ->
     if wrong:
         return wrong
     findings = _unlike(name, split, found, own & (shares < -0.3))
+    pairs, dd, ff, df = found.bonds[:, :4].sum(axis=0)
+    # Alkali metals beyond sodium and noble gases are softer than all others.
+    if pairs >= 200 and _share(dd, ff, df) < -0.2 and -df / dd < _SOFT and not _soft(split.frames):
+        text = f"{name}: bonds have a stiffness of {-df / dd:.2g} eV/A^2 by the forces, where 0.5 to 40 are usual"
+        findings.append(Finding("units", True, f"{text}: are forces in another unit (hartree/bohr)?"))
     of_hydrogen, pull = found.bonds[:, 4:].sum(axis=0)
     stiffness = -pull / max(of_hydrogen, 1e-300)
     if of_hydrogen > 0.02 and not _STIFF[0] < stiffness < _STIFF[1]:
@@ -66,6 +81,11 @@ def _pulling(name: str, split: Split, found: Measures, confirmed: bool) -> list[
         if findings:
             break
     return findings
+
+
+def _soft(frames: Sequence) -> bool:
+    """Whether there is nothing but noble gases and alkali metals."""
+    return set().union(*(a.numbers.tolist() for a in frames)) <= {2, 10, 18, 19, 36, 37, 54, 55, 86, 87}
 
 
 def _parts(split: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -116,15 +136,19 @@ def _unlike(name: str, split: Split, found: Measures, known: np.ndarray) -> list
     return findings
 
 
-def compressed(name: str, split: Split, found: Measures, confirmed: bool = False) -> list[Finding]:
+def compressed(name: str, split: Split, found: Measures, votes: Votes | None = None) -> list[Finding]:
     """Stresses that fall where a structure is stretched, or by a bulk modulus that no solid has.
 
     Volumes and mean stresses are compared among structures of one kind and composition; of kinds with few structures, less
-    what the composition explains. In all sets that were looked at they go together by 0.55 to 0.96. `confirmed` as in `bonded`.
+    what the composition explains. In all sets that were looked at they go together by 0.55 to 0.96. `votes` are what energies say
+    of the sign: where they confirm it, a whole set that looks otherwise is odd, and no mistake beyond doubt. Where neither says
+    anything, that is said, unless `votes` are None.
     """
     known = np.flatnonzero(np.isfinite(found.pressure) & np.isfinite(found.volume))
+    text = f"{name}: nothing says whether the stresses have the right sign: volumes and strains are too much alike, or too few"
+    blind = [Finding("units", False, text)] if votes is not None and not votes.told and len(known) else []
     if len(known) < 20:
-        return []
+        return blind
     kinds = np.array([f"{group_of(split.frames[n])} {found.counts[n]}" for n in known])
     _, kind, count = np.unique(kinds, return_inverse=True, return_counts=True)
     pressure, volume = (np.array(x[known]) for x in (found.pressure, found.volume))
@@ -136,18 +160,19 @@ def compressed(name: str, split: Split, found: Measures, confirmed: bool = False
         x -= mean[kind]
         x[few] = rest
     volume /= found.volume[known]
-    findings = []
+    findings, told = [], False
     for word, (parts, part) in _parts(split).items():
         vv, pp, vp = (np.bincount(part[known], weights=x) for x in (volume**2, pressure**2, volume * pressure))
         number, shares = np.bincount(part[known]), _share(vv, pp, vp)
         # Of a few structures more must go the same way.
         enough = (number >= 20) & (np.abs(shares) >= (0.3 if word == "" else 0.5))
         for k in np.flatnonzero(enough & (vv > 2e-3**2 * number)):
+            told |= word == ""
             modulus, whole = vp[k] / vv[k] / GPA, word == ""
             if modulus < 0:
                 text = f"{name}: stresses{word}{parts[k]} fall where structures are stretched"
                 text += ": have they the other sign (a pressure, a virial)?"
-                certain = bool(shares[k] < -0.5) and not (confirmed and whole)
+                certain = bool(shares[k] < -0.5) and not (whole and votes is not None and votes.positive)
             elif not _MODULUS[0] < modulus < _MODULUS[1]:
                 text = f"{name}: volumes and stresses{word}{parts[k]} make a bulk modulus of {modulus:.3g} GPa"
                 text += ": are stresses in another unit (GPa, kbar)?"
@@ -157,7 +182,7 @@ def compressed(name: str, split: Split, found: Measures, confirmed: bool = False
             findings.append(Finding("units", True, text, certain=certain))
         if findings:
             break
-    return findings
+    return findings or ([] if told else blind)
 
 
 def _share(dd, ff, df):
@@ -165,12 +190,12 @@ def _share(dd, ff, df):
     return df / np.sqrt(np.maximum(dd * ff, 1e-300))
 
 
-def derivatives(splits: Mapping[str, Split]) -> tuple[list[Finding], dict[str, tuple[bool, bool]]]:
+def derivatives(splits: Mapping[str, Split]) -> tuple[list[Finding], dict[str, tuple[Votes, Votes]]]:
     """Forces and stresses that are not derivatives of the energies, in the files that are trained on, and in each further split.
 
     Of a file all structures are looked at, in its order: what is found does not depend on which of them are set aside.
 
-    Returns: the findings; and by split, whether the energies leave no doubt of the sign of its forces, and of its stresses.
+    Returns: the findings; and by split, what pairs of structures say of the sign of its forces, and of its stresses.
     """
     everything = [pair for split in splits.values() for pair in zip(split.sources, split.frames, strict=True)]
     findings, seen, known = [], set(), {}
@@ -181,7 +206,7 @@ def derivatives(splits: Mapping[str, Split]) -> tuple[list[Finding], dict[str, t
         found, votes = _work([atoms for _, atoms in own], [source for source, _ in own])
         first = name == next(iter(splits))
         findings += [one if first else replace(one, message=f"{name}: {one.message}") for one in found]
-        known[name] = (votes[0].positive, votes[1].positive)
+        known[name] = votes
         if not paths:  # set aside of files that have been looked at
             known[name] = known[next(iter(splits))]
     return findings, known
@@ -197,14 +222,14 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
         of_an_atom
         and of_an_atom.fits
         and of_an_atom.share > max(_SHARE_OF_UNITS, found.forces.share - 0.02)
-        and _times(of_an_atom.middle) < min(_apart(found.forces.middle, ratio) for ratio in _RATIOS.values())
+        and _times(of_an_atom.middle) < min(_apart(found.forces.middle, ratio) for ratio in _FORCES.values())
     ):
         share = "" if len(sizes) > 1 else f", 1/{sizes.pop()} of the work of the forces"
         text = f"energy differences of near structures are those of one atom{share}: are the energies per atom?"
         return [Finding("units", True, text, certain=found.pairs >= _ENOUGH and of_an_atom.share > 0.8)], found.votes
     findings = []
-    for what, slope, ratios, votes, negative in (
-        ("forces", found.forces, _RATIOS, found.votes[0], "are the forces gradients?"),
+    for what, slope, units, votes, negative in (
+        ("forces", found.forces, _FORCES, found.votes[0], "are the forces gradients?"),
         (
             "stresses",
             found.stress,
@@ -234,20 +259,16 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
         text = f"energy differences of near structures are {factor:.3g} times the work of the {what}"
         text += f": {negative}" if factor < 0 else ""
         # A factor of two may be noise where the two do not go together well.
-        named = [name for name, ratio in ratios.items() if slope.share > 0.9 or not 1 / 3 < ratio < 3]
-        near = min(named, key=lambda name: _apart(factor, ratios[name]))
-        likely = _apart(factor, ratios[near]) < 1.15 + 1.5 * (1 - slope.share)
-        text += f" (a ratio of {near})" if likely else ""
-        large = (
-            likely
-            and what == "stresses"
-            and large_shear(np.array([shear_share(a, labels(a)) for a in frames])) is not None
-        )
+        wide = 1.15 + 1.5 * (1 - slope.share)
+        off = {name: _apart(factor, unit) for name, unit in units.items() if slope.share > 0.9 or not 1 / 3 < unit < 3}
+        likely = sorted((name for name in off if off[name] < wide), key=lambda name: off[name])
+        text += f" (as with {' or '.join(likely)})" if likely else ""
+        odd = bool(likely) and what == "stresses" and odd_shear(np.array([shear_share(a, labels(a)) for a in frames]))
         certain = (
             slope.factor < 0
             or slope.factor > (3 if slope.share > _SHARE else 8)
             or (far and slope.share > 0.85)
-            or large
+            or bool(odd)
         ) and (found.pairs >= _ENOUGH and abs(slope.factor - 1) > 10 * slope.error)
         findings.append(Finding("units", True, text, certain=certain))
     if not findings and found.pairs >= _ENOUGH and found.misfit > 1:
@@ -258,8 +279,8 @@ def _work(frames: Sequence, sources: Sequence[tuple[str, int]]) -> tuple[list[Fi
 
 
 def _apart(factor: float, ratio: float) -> float:
-    """By how many times a factor is off a ratio of two units, whichever way it is."""
-    return _times(_times(factor) / _times(ratio)) if factor else float("inf")
+    """By how many times a factor, of whatever sign, is off a ratio."""
+    return _times(factor / ratio) if factor else float("inf")
 
 
 def _times(factor: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from bpjax.elements import covalent_radii
 from bpjax.io.label_keys import free_energy_alone, two_energies, unused_labels
 from bpjax.io.labels import is_isolated_atom, labels, nearest_image
-from bpjax.training.measures import Measures, large_shear, total_energy
+from bpjax.training.measures import Measures, odd_shear, total_energy
 from bpjax.training.outliers import middle_of
 from bpjax.training.sanity_report import Finding, places
 from bpjax.training.splits import Split
@@ -135,8 +135,9 @@ def units(found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> li
     stress = found.stress[np.isfinite(found.stress)]
     if len(stress) and np.median(stress) > 1:
         messages.append(f"stresses of {np.median(stress):.3g} eV/A^3 are unusual: are they in GPa or kbar?")
-    elif share := large_shear(found.shear_share):
-        messages.append(f"shear stresses are {share:.3g} times what forces of this size make: are they in GPa or kbar?")
+    elif (share := odd_shear(found.shear_share)) is not None:
+        unit = "GPa or kbar" if share > 1 else "hartree/bohr^3"
+        messages.append(f"shear stresses are {share:.3g} times what forces of this size make: are they in {unit}?")
     elif np.nanmax(found.stress, initial=0.0) > 5:
         far = int(np.sum(found.stress > 5))
         messages.append(f"{far} of {len(found)} structures have a stress above 5 eV/A^3 (800 GPa): in GPa or kbar?")

@@ -112,15 +112,15 @@ def shear_share(atoms, label: Labels) -> float:
     return float(np.sqrt(np.mean(label.stress[[1, 0, 0], [2, 2, 1]] ** 2))) / usual
 
 
-# Of real sets the middle is 0.1 to 0.6.
-_LARGE_SHEAR = 8.0
+# Of real sets the middle is 0.1 to 0.6, of random ones 0.02 to 2.7.
+_SHEAR = 0.006, 8.0
 
 
-def large_shear(shares: np.ndarray) -> float | None:
-    """Middle of `Measures.shear_share` where stresses are much too large for the forces; None where they are not, or few tell."""
+def odd_shear(shares: np.ndarray) -> float | None:
+    """Middle of `Measures.shear_share` where stresses are far too large or small for the forces; else None, or where few tell."""
     shares = shares[np.isfinite(shares)]
-    middle = float(np.median(shares)) if len(shares) >= 10 else 0.0
-    return middle if middle > _LARGE_SHEAR else None
+    middle = float(np.median(shares)) if len(shares) >= 10 else 1.0
+    return middle if middle < _SHEAR[0] or middle > _SHEAR[1] else None
 
 
 def _of_pairs(

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bpjax.descriptors.choose import descriptor_for
+from bpjax.descriptors.choose import descriptor_for, lacks_elements
 from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
 from bpjax.io.labels import group_of, is_isolated_atom, labels, name_hint, require_labels, weights_of
 from bpjax.io.structures import no_collections, read_structures
-from bpjax.spec import from_spec, from_toml, registered
+from bpjax.spec import from_spec, from_toml
 from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
 from bpjax.training.outliers import composition_energies, outliers
@@ -162,8 +162,7 @@ def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
     """
     spec = from_toml(dict[str, Any], path)
     asked = spec.get("descriptor")
-    cls = registered().get(asked.get("type", "")) if isinstance(asked, dict) else None
-    if cls is None or "elements" in asked or "elements" not in getattr(cls, "__dataclass_fields__", {}):
+    if not lacks_elements(asked):
         options = from_spec(TrainingOptions, spec, str(path))
         return options, prepare(options.data, path.parent, options.optimizer.seed, _batch_size(options))
     rest = {name: section for name, section in spec.items() if name != "descriptor"}

@@ -44,9 +44,9 @@ def sanity(
     findings += units(train, elements, offsets) + of_energies
     for name, split in splits.items():
         of_forces, of_stresses = signs[name]
-        findings += bonded(name, split, measured[name], of_forces) + compressed(
-            name, split, measured[name], of_stresses
-        )
+        findings += bonded(name, split, measured[name], of_forces.positive)
+        looked_at = name != first and {path for path, _ in split.sources} <= {path for path, _ in splits[first].sources}
+        findings += compressed(name, split, measured[name], None if looked_at else of_stresses)
     findings += _twins(splits, measured)
     named = [
         Place(*split.sources[n], detail=reason)

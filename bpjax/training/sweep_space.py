@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from bpjax.descriptors.choose import descriptor_for
+from bpjax.descriptors.choose import descriptor_for, lacks_elements
 from bpjax.errors import ConfigError
-from bpjax.spec import check, from_spec, registered, to_spec
+from bpjax.spec import check, from_spec, to_spec
 from bpjax.training.options import TrainingOptions
 
 Point = dict[str, Any]
@@ -196,9 +196,8 @@ class TrainingFile:
           ConfigError: an option that is unknown, of the wrong type or out of range.
         """
         spec = self.at(point or {})
-        asked = spec.get("descriptor") or {}
-        cls = registered().get(asked.get("type", "")) if isinstance(asked, dict) else None
-        if cls is None or "elements" in asked or "elements" not in getattr(cls, "__dataclass_fields__", {}):
+        asked = spec.get("descriptor")
+        if not lacks_elements(asked):
             return from_spec(TrainingOptions, spec, self.where)
         found = descriptor_for(asked, self.elements, self.where, "descriptor")
         return from_spec(TrainingOptions, {**spec, "descriptor": to_spec(found)}, self.where)

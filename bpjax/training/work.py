@@ -68,6 +68,11 @@ class Votes(NamedTuple):
         return self.right >= 20 and len(self.wrong) <= 0.1 * self.right
 
     @property
+    def told(self) -> bool:
+        """Whether anything is known of the sign."""
+        return self.positive or self.negative or self.mixed
+
+    @property
     def clear(self) -> bool:
         """Whether both signs are there far more often than by chance."""
         return min(self.right, len(self.wrong)) > 4 * self._chance

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import ase.io
 import numpy as np
@@ -72,6 +73,14 @@ def test_resumed_run_is_the_whole_run(pyrazine, tmp_path):
     assert main([*PYRAZINE, "--steps", "30", *more, "--resume"]) == 0
     for name in ("populations.csv", "hops.jsonl", "report.json"):
         assert (tmp_path / "out" / name).read_bytes() == (pyrazine / name).read_bytes()
+
+
+def test_runs_of_another_model_or_start_are_not_resumed(pyrazine, tmp_path, capsys):
+    shutil.copytree(pyrazine, tmp_path / "run")
+    for words, what in ((("pyrazine4", "sample"), "model"), (("pyrazine", "start.extxyz"), "start")):
+        command = ["hop", *words, "--state", "0", "-o", str(tmp_path / "run"), "--resume"]
+        assert main(command) == 2
+        assert f"restart.npz: is of another {what} than {words[what == 'start']} is now" in capsys.readouterr().err
 
 
 def test_scattering(tmp_path, capsys):

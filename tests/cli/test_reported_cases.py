@@ -123,6 +123,13 @@ def test_names_of_labels(case, run, model):
     assert run("evaluate", model, "ref.extxyz", *keys, "--json", "e.json")[0] == 0
     found = json.loads(Path("e.json").read_text())
     assert found["structures"] == len(ase.io.read("ref.extxyz", ":"))
+    for atoms in (frames := ase.io.read("ref.extxyz", ":")):
+        atoms.calc = None
+    own = [atoms.info["REF_energy"] for atoms in frames]
+    ase.io.write("bare.extxyz", frames)
+    assert run("predict", model, "bare.extxyz", "-o", "p.extxyz")[0] == 0
+    off = [(a.get_potential_energy() - e) / len(a) for a, e in zip(ase.io.read("p.extxyz", ":"), own, strict=True)]
+    assert found["energy_mae"] == pytest.approx(np.abs(off).mean(), rel=1e-5) and found["forces_rmse"] > 0
     status, text = run("evaluate", model, "nep.extxyz")
     assert status == 0 and "'force' in" in text and "is not used" in text and "--forces-key force" in text
     status, text = run("train", "train.toml", "-o", "r")

@@ -307,7 +307,7 @@ def test_restart_continues_bit_for_bit(tmp_path, options):
     chunked = hopping.run(state, 240, 20, keep=True, chunk=5)
     np.testing.assert_array_equal(chunked.records.kinetic, whole.records.kinetic)
     (tmp_path / "broken.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:500])
-    with pytest.raises(FormatError, match=r"broken\.npz: is not a restart file"):
+    with pytest.raises(FormatError, match=r"broken\.npz: truncated or damaged"):
         load_run(tmp_path / "broken.npz")
 
 

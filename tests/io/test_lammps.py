@@ -76,6 +76,28 @@ def test_a_data_file_by_its_masses(tmp_path, name):
     assert found.pbc.all()
 
 
+def test_hydrogen_of_mass_one(tmp_path):
+    """ASE has a placeholder of just this mass before its elements."""
+    (found,) = read(tmp_path, DATA.replace("1.00794", "1.0").replace("15.9994", "16"), "a.data")
+    assert sorted(found.get_chemical_symbols()) == sorted(read(tmp_path, DATA, "b.data")[0].get_chemical_symbols())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (NAMED[: NAMED.rindex("2 H")], "has 1 lines of atoms where the frame says 2"),
+        (NAMED.rstrip() + "\n3 O 0 0 0\n", "has 3 lines of atoms where the frame says 2"),
+        (NAMED.replace("2 H 0.76", "2 Xx 0.76"), "line 11: 'Xx' is no chemical symbol"),
+        (NAMED.replace("2 H 0.76", "2 H"), "line 11: needs 5 columns, found 4"),
+        (NAMED.replace("ATOMS\n2\n", "ATOMS\ntwo\n"), "has 2 lines of atoms where the frame says -1"),
+    ],
+)
+def test_dumps_that_are_cut_or_odd(tmp_path, text, words):
+    with pytest.raises(FormatError) as caught:
+        read(tmp_path, text, "a.lammpstrj")
+    assert words in str(caught.value)
+
+
 def test_types_that_are_named(tmp_path):
     (found,) = read(tmp_path, WITHOUT, "a.data", species=("Cu", "Al"))
     assert found.get_chemical_formula() == "Al2Cu"

@@ -160,7 +160,7 @@ def test_flipped_byte_in_the_data_is_noticed(path):
 def test_future_version_asks_for_an_upgrade(path):
     change_header(path, version=VERSION + 1, unheard_of=1)
     text = error_of(path)
-    assert "format version 2" in text and "reads up to version 1" in text and "upgrade bpjax" in text
+    assert "format version 3" in text and "reads up to version 2" in text and "upgrade bpjax" in text
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None])
@@ -194,12 +194,19 @@ def npy(array, **options) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("array", [np.array([{"a": 1}], dtype=object), np.array(["x"]), np.zeros(2, "i4,f4")])
-def test_objects_are_never_loaded(path, array):
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([{"a": 1}], dtype=object), "pickled objects may run any code"),
+        (np.array(["x"]), "holds <U1, not numbers"),
+        (np.zeros(2, "i4,f4"), "holds [('f0', '<i4'), ('f1', '<f4')], not numbers"),
+    ],
+)
+def test_objects_are_never_loaded(path, array, words):
     content = members(path)
     content["arrays/n.npy"] = npy(array, allow_pickle=True)
     rewrite(path, content)
-    assert "array 'n': dtype" in error_of(path)
+    assert f"field arrays/n: {words}" in error_of(path)
 
 
 def test_arrays_must_be_what_the_table_says(path):
@@ -207,12 +214,38 @@ def test_arrays_must_be_what_the_table_says(path):
     rewrite(path, {**content, "arrays/n.npy": npy(np.zeros(3))})
     assert "array 'n' is not what model.json says" in error_of(path)
     rewrite(path, {**content, "arrays/n.npy": content["arrays/n.npy"][:-1]})
-    assert "array 'n': has not the size" in error_of(path)
+    assert "field arrays/n: its header says int64 (2,), which is not its size" in error_of(path)
     header = json.loads(content["model.json"])
     header["arrays"]["n"]["shape"] = [10**12, 10**12]
     huge = content["arrays/n.npy"].replace(b"(2,), }                        ", b"(1000000000000, 1000000000000)}")
     rewrite(path, {**content, "model.json": json.dumps(header).encode(), "arrays/n.npy": huge})
-    assert "array 'n': has not the size" in error_of(path)
+    assert "which is not its size" in error_of(path)
+
+
+def test_what_was_changed_since_is_noticed(path):
+    """The zip has checksums of its own for each member, which a program that edits one of them makes anew."""
+    for field, value in (
+        ("units", {"energy": "hartree", "length": "A"}),
+        ("elements", ["O", "Si"]),
+        ("provenance", {}),
+    ):
+        write_model_file(path, META, ARRAYS)
+        change_header(path, **{field: value})
+        assert "was changed after it was written" in error_of(path)
+    write_model_file(path, META, ARRAYS)
+    rewrite(path, {**members(path), "arrays/n.npy": npy(np.array([0, 2]))})
+    assert "was changed after it was written" in error_of(path)
+
+
+def test_files_of_version_1_have_no_checksum(path):
+    change_header(path, version=1)
+    assert "unknown field 'checksum'" in error_of(path)
+    change_header(path, checksum=...)
+    meta, arrays = read_model_file(path)
+    assert meta == META and arrays["params"]["O"] == np.float32(3)
+    np.testing.assert_array_equal(arrays["n"], ARRAYS["n"])
+    change_header(path, version=2)
+    assert "missing field 'checksum'" in error_of(path)
 
 
 def test_compressed_members_are_refused(path):

@@ -471,3 +471,15 @@ def test_small_structures_are_searched_by_all_pairs_alike(monkeypatch):
         assert found[0] == found[1]
         refused, compared = refused + (found[0] is not None), compared + 1
     assert compared > 200 and 50 < refused < compared - 50
+
+
+def test_atomic_numbers_beyond_the_table(tmp_path):
+    (tmp_path / "a.extxyz").write_text("2\nProperties=Z:I:1:pos:R:3\n129 0 0 0\n79 0 0 2\n")
+    with pytest.raises(StructureError, match=r"frame 0: species: atom 0 is of no element \(atomic number 129\)"):
+        read_structures(tmp_path / "a.extxyz")
+
+
+def test_names_of_files_that_cannot_be(tmp_path):
+    for name in ("a" * 3000, "a\0b.xyz"):
+        with pytest.raises(FormatError, match="cannot be read|no such file"):
+            read_structures(tmp_path / name)

@@ -165,8 +165,8 @@ def test_what_is_no_element(tmp_path, word):
         ("energy=-1_0.5", ("", ""), "line 2: energy: expected a number, found '-1_0.5'"),
         ('stress="1 2 3 4"', ("", ""), "line 2: stress has 4 numbers; expected 6 or 9"),
         ("virial='1 2 3'", ("", ""), "line 2: virial has 3 numbers; expected 6 or 9"),
-        ("properties=species:S:1:pos:R:3:stress:R:1", ("0.1\n", "0.1 0\n"), "'stress' is a column"),
-        ("Properties = species:S:1:pos:R:3:dipole:R:1", ("0.1\n", "0.1 0\n"), "'dipole' is a column"),
+        ("properties=species:S:1:pos:R:3:stress:R:1", ("\n", " 0\n"), "'stress' is a column"),
+        ("Properties = species:S:1:pos:R:3:dipole:R:1", ("\n", " 0\n"), "'dipole' is a column"),
         ('stress = "1 2 3 4"', ("", ""), "line 2: stress has 4 numbers; expected 6 or 9"),
         ("'stress'=[1,2,3,4,5,6,7,8,9]", ("", ""), "line 2: stress is not symmetric"),
         ("stress={1 2 3 4 5 6 7 8 9}", ("", ""), "line 2: stress is not symmetric"),
@@ -180,12 +180,18 @@ def test_what_is_no_element(tmp_path, word):
         ('Lattice="9 9 9"', ("", ""), "line 2: Lattice has 3 numbers; expected 9"),
         ("Properties=species:S:1:pos:R", ("", ""), "line 2: Properties must be name:type:number"),
         ("Properties=species:S:one:pos:R:3", ("", ""), "line 2: Properties must be name:type:number"),
+        ("", ("0.1\n", "0.1 7\n"), "line 4: frame 0 needs 5 columns, found 4"),
+        (
+            "Properties=species:S:1:pos:R:3:forces:R:3 forces=1",
+            ("\n", " 0 0 0\n"),
+            "'forces' stands in the comment line and is a",
+        ),
         ('energy="1.0 2.0" pbc="F F F"', ("", ""), "line 2: energy has 2 numbers; expected 1"),
     ],
 )
 def test_text_that_says_two_things(tmp_path, comment, change, words):
     with pytest.raises(FormatError) as error:
-        read_structures(written(tmp_path, comment, ATOMS.replace(*change, 1)))
+        read_structures(written(tmp_path, comment, ATOMS.replace(*change, -1 if change[0] == "\n" else 1)))
     assert words in str(error.value)
 
 

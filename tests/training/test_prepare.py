@@ -84,7 +84,9 @@ def test_isolated_atoms_that_cannot_be(folder):
 def test_sound_cases_are_not_refused(shared, name):
     """Sixteen small alloys whose near frames are far apart, and strained copper."""
     found = prepare(DataOptions((name,)), shared / "cases", 0)
-    assert not any(f.certain or f.kind == "units" for f in found.report.findings)
+    assert not any(f.certain or (f.kind == "units" and f.warning) for f in found.report.findings)
+    blind = [f for f in found.report.findings if "nothing says whether the stresses have the right sign" in f.message]
+    assert len(blind) == (name == "isolated_atoms/cu.extxyz")  # sixteen structures
 
 
 def test_isolated_atoms_that_are_not_bound(folder):
@@ -129,7 +131,7 @@ CONTRADICTING = {
     "stress_sign/negative": "have the stresses the other sign",
     "stress_sign/virial_plus": "have the stresses the other sign",
     "unit_checks_varied_cells/gradients": "are the forces gradients",
-    "unit_checks_varied_cells/hartree_bohr_forces": "a ratio of hartree/bohr and eV/A",
+    "unit_checks_varied_cells/hartree_bohr_forces": "as with forces in hartree/bohr",
 }
 
 
