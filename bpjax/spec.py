@@ -72,6 +72,16 @@ def check(condition: bool, name: str, value: object, allowed: str) -> None:
         raise ValueError(f"{name}={value}: {allowed}")
 
 
+SEEDS = 2**32
+"""Random numbers begin with one of so many seeds: in single precision JAX takes no more bits."""
+
+
+def check_seed(seed: Any, name: str = "seed") -> None:
+    """Raises a `ValueError` unless it is a seed that numpy and JAX take, in either precision."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    check(whole and 0 <= seed < SEEDS, name, seed, f"must be a whole number from 0 to {SEEDS - 1}")
+
+
 def registered() -> dict[str, type]:
     """The classes made known by `register`, by name."""
     return dict(_registry)

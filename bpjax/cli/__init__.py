@@ -26,7 +26,7 @@ With ``BPJAX_DEBUG=1`` in the environment the traceback is shown too.
 Importing a command module must be quick, because ``--help`` waits for it: import tyro and the standard library at the top
 and everything that needs jax, ase or numpy inside ``run`` (or in functions that it calls). Results go to standard output or
 to files, progress and remarks to standard error (`bpjax.progress.progress`). Output files appear whole or not at all, and
-existing ones are kept unless ``--overwrite`` is given: call `bpjax.cli.common.check_output` before any work is done.
+existing ones are kept unless ``--overwrite`` is given: call `bpjax.cli.common.check_outputs` before any work is done.
 """
 
 COMMANDS = {

@@ -11,7 +11,7 @@ import tyro
 from bpjax.cli.common import (
     FileOptions,
     Units,
-    check_output,
+    check_outputs,
     load_model,
     print_table,
     read_frames,
@@ -84,7 +84,7 @@ class Options(FileOptions):
 def run(options: Options) -> None:
     """Measures, prints a table, and writes JSON lines if asked to."""
     if options.json is not None:
-        check_output(options.json, options.overwrite)
+        check_outputs([options.json], options.overwrite, (options.model, options.structure))
     use_dtype(options.dtype)
     use_all_cores()
     model, params = load_model(options.model, options.units)

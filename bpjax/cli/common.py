@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,46 @@ Units = Annotated[
 """Type of the option `units`; the names are those of `bpjax.units.SYSTEMS`."""
 
 
-def check_output(path: Path, overwrite: bool = False) -> None:
-    """Refuses an output file that exists or cannot be made, before any work is done.
+def check_outputs(paths: Iterable[Path], overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Refuses output files that exist or cannot be made, before any work is done.
+
+    Args:
+      paths: the files.
+      overwrite: whether files that are there may be replaced.
+      inputs: what is read, and must not be replaced by what is written.
 
     Raises:
-      OutputExistsError: the file is there, and `overwrite` was not asked for.
-      BpjaxError: it is a folder, or its folder does not exist or may not be written.
+      OutputExistsError: a file is there, and `overwrite` was not asked for.
+      BpjaxError: it is a folder, or its folder does not exist or may not be written; it is an input, by whatever name, or two
+        outputs are one file.
     """
+    seen: list[Path] = []
+    for path in paths:
+        _check_output(path, overwrite)
+        check_apart([path], inputs, "is read")
+        check_apart([path], seen, "is written as well")
+        seen.append(path)
+
+
+def check_apart(paths: Iterable[Path], others: Iterable[Path], what: str) -> None:
+    """Refuses files that are one, by whatever names.
+
+    Raises:
+      BpjaxError: saying `what` is done with the other.
+    """
+    for path, other in itertools.product(paths, list(others)):
+        if os.path.realpath(path) == os.path.realpath(other) or _same_file(path, other):
+            raise BpjaxError(f"cannot write {path}: it is the file {other}, which {what}")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise BpjaxError(f"cannot write {path}: it is a folder")
     if os.path.lexists(path) and not overwrite:
@@ -45,8 +79,11 @@ def check_output(path: Path, overwrite: bool = False) -> None:
         raise BpjaxError(f"cannot write {path}: permission denied")
 
 
-def check_output_folder(path: Path, overwrite: bool = False) -> None:
-    """As `check_output`, for an output that is a folder. What an existing one holds is looked at when it is replaced."""
+def check_output_folder(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """As `check_outputs`, for an output that is a folder. What an existing one holds is looked at when it is replaced."""
+    for source in inputs:
+        if os.path.lexists(source) and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(path)):
+            raise BpjaxError(f"cannot write {path}: {source}, which is read, is in it")
     if os.path.lexists(path) and not path.is_dir():
         raise BpjaxError(f"cannot write {path}: it is a file, not a folder")
     if path.is_dir() and not overwrite:

@@ -11,8 +11,8 @@ import tyro
 from bpjax.cli.common import (
     KeyOptions,
     Units,
-    check_output,
     check_output_folder,
+    check_outputs,
     load_model,
     read_frames,
     say,
@@ -104,7 +104,7 @@ def _unfit(source: Path, rule: str, output: Path) -> BpjaxError:
 
 def folder_to_model(options: Options) -> None:
     """A folder of n2p2 or RuNNer as a model file, in float64."""
-    check_output(options.output, options.overwrite)
+    check_outputs([options.output], options.overwrite, [options.source])
     use_dtype("float64")
     model, params = load_model(options.source, options.units)
     _save(options, model, params, {"units": options.units}, {})
@@ -112,7 +112,7 @@ def folder_to_model(options: Options) -> None:
 
 def torchani_to_model(options: Options) -> None:
     """A published potential of TorchANI as a model file; weights keep their type."""
-    check_output(options.output, options.overwrite)
+    check_outputs([options.output], options.overwrite, [options.source])
 
     from importlib.metadata import version
 
@@ -135,7 +135,7 @@ def _save(options: Options, model: Potential, params: Params, origin: dict, vers
 
 def model_to_folder(options: Options) -> None:
     """A model file as a folder of n2p2, and what to type in LAMMPS."""
-    check_output_folder(options.output, options.overwrite)
+    check_output_folder(options.output, options.overwrite, [options.source])
     use_dtype("float64")  # numbers of the file are to be written as they are
     model, params = load_model(options.source)
 
@@ -150,7 +150,7 @@ def model_to_folder(options: Options) -> None:
 
 def convert_structures(options: Options) -> None:
     """Structures as a RuNNer data file or extended XYZ; says on standard error what could not be kept."""
-    check_output(options.output, options.overwrite)
+    check_outputs([options.output], options.overwrite, [options.source])
 
     from bpjax.io.label_keys import unused_labels
     from bpjax.io.runner import write_runner

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import FileOptions, Units, check_output, read_frames, use_dtype
+from bpjax.cli.common import FileOptions, Units, check_outputs, read_frames, use_dtype
 from bpjax.errors import ConfigError
 
 
@@ -57,7 +57,7 @@ class Options(FileOptions):
 
 def run(options: Options) -> None:
     """Evaluates the descriptor on all structures and writes the features."""
-    check_output(options.output, options.overwrite)
+    check_outputs([options.output], options.overwrite, (options.descriptor, options.structures))
     use_dtype(options.dtype)
 
     import numpy as np

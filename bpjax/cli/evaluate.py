@@ -13,7 +13,7 @@ import tyro
 from bpjax.cli.common import (
     KeyOptions,
     Units,
-    check_output,
+    check_outputs,
     load_model,
     print_table,
     read_frames,
@@ -66,7 +66,7 @@ class Options(KeyOptions):
 def run(options: Options) -> None:
     """Evaluates all structures, prints a table, and writes JSON if asked to."""
     if options.json is not None:
-        check_output(options.json, options.overwrite)
+        check_outputs([options.json], options.overwrite, (options.model, options.structures))
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import check_output_folder, read_frames, use_all_cores, use_dtype
+from bpjax.cli.common import check_apart, check_output_folder, read_frames, use_all_cores, use_dtype
 from bpjax.errors import BpjaxError
 
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from bpjax.excited.library import MovingModel
 
 RESTART = "restart.npz"
+RESULTS = (
+    *(RESTART, "report.json", "hops.jsonl", "populations.csv", "populations.json", "populations.png"),
+    *("trajectories.extxyz", "trajectories.npz"),
+)
+"""Files in DIR."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,9 @@ class Options:
         for name in ("steps", "trajectories", "log_interval", "substeps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        from bpjax.spec import check_seed  # here, because it needs numpy, which the help does not
+
+        check_seed(self.seed)
         if self.energy_tolerance is not None and self.energy_tolerance < 0:
             raise ValueError(f"energy_tolerance {self.energy_tolerance}: must be at least 0")
         if self.save < 0:
@@ -128,12 +136,14 @@ class Options:
 def run(options: Options) -> None:
     """Runs the trajectories and writes what they say."""
     check_output_folder(options.output, options.overwrite or options.resume)
+    check_apart([options.output / name for name in RESULTS], [Path(options.model), Path(options.start)], "is read")
     use_dtype(options.dtype)
     use_all_cores()
 
     from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.hopping_run import Hopping
     from bpjax.excited.library import find_model
+    from bpjax.io.lock import only_run
     from bpjax.progress import progress
 
     model = find_model(options.model)
@@ -159,8 +169,7 @@ def run(options: Options) -> None:
         hopping, done = _begun(options, model)
         interval = options.log_interval
     left, piece = options.steps, max(1, 200 // interval) * interval
-    options.output.mkdir(exist_ok=True)
-    with progress(options.steps, "hopping") as bar:
+    with only_run(options.output, resume=True), progress(options.steps, "hopping") as bar:
         while left > 0:
             now = min(piece, left) // interval * interval or interval
             done = hopping.run(done, now, interval, keep=options.save > 0)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit status; see `bpjax.cli`.
     """
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _plain_warnings():
@@ -53,6 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever remains is a defect of ours: one line and a hint instead of a page
         hint = "" if os.environ.get("BPJAX_DEBUG") == "1" else " (set BPJAX_DEBUG=1 to see where)"
         return _fail(1, f"bpjax: error: internal: {type(error).__name__}: {error}{hint}")
+
+
+def _open_standard_streams() -> None:
+    """Where a process has no output or error (daemons, ``>&-``), what is said goes nowhere, and no file takes their place."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -11,9 +11,10 @@ import tyro
 from bpjax.cli.common import (
     FileOptions,
     Units,
-    check_output,
+    check_outputs,
     load_model,
     read_frames,
+    say,
     say_without_cells,
     use_all_cores,
     use_dtype,
@@ -118,6 +119,9 @@ class Options(FileOptions):
         for name, path in (("output", self.output), ("extrapolation_file", self.extrapolation_file)):
             if path is not None and path.suffix not in ("", ".extxyz", ".xyz"):
                 raise ValueError(f"{name} {path}: frames are written as extended XYZ; the name must end in .extxyz")
+        from bpjax.spec import check_seed  # here, because it needs numpy, which the help does not
+
+        check_seed(self.seed)
         if self.max_extrapolations is not None and self.max_extrapolations < 0:
             raise ValueError(f"max_extrapolations {self.max_extrapolations}: must be at least 0")
         if self.extrapolation_file is not None and self.max_extrapolations is None:
@@ -147,8 +151,7 @@ def run(options: Options) -> None:
     """Runs the simulation and says how it went."""
     log, extrapolating = options.output.with_suffix(".jsonl"), options.extrapolation_file
     more = () if extrapolating is None else (extrapolating, extrapolating.with_suffix(".jsonl"))
-    for path in (options.output, log, *more):
-        check_output(path, options.overwrite)
+    check_outputs((options.output, log, *more), options.overwrite, (options.model, options.structure))
     use_dtype(options.dtype)
     use_all_cores()
     model, params = load_model(options.model, options.units)
@@ -185,6 +188,10 @@ def run(options: Options) -> None:
         _say(options, log, results[0], f"{len(results)} systems, ")
         return
     atoms = read_frames(options.structure, options.frame, options.units, how=options)[0]
+    if atoms.has("momenta") and not options.use_momenta:
+        say(
+            f"{options.structure} has momenta, which are not used: these are drawn at {options.temperature:g} K (--use-momenta)"
+        )
     say_without_cells(options.model, [atoms])
     watched = {"max_extrapolations": options.max_extrapolations, "extrapolation_file": extrapolating}
     result = run_md(model, params, atoms, **watched, **arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from bpjax.cli.common import FileOptions, Units, check_output, load_model, read_frames, say_without_cells, use_dtype
+from bpjax.cli.common import FileOptions, Units, check_outputs, load_model, read_frames, say_without_cells, use_dtype
 
 if TYPE_CHECKING:
     import ase
@@ -71,9 +71,8 @@ class Options(FileOptions):
 
 def run(options: Options) -> None:
     """Evaluates all structures and writes them with the results."""
-    for path in (options.output, options.extrapolation_file):
-        if path is not None:
-            check_output(path, options.overwrite)
+    outputs = [path for path in (options.output, options.extrapolation_file) if path is not None]
+    check_outputs(outputs, options.overwrite, (options.model, options.structures))
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 

@@ -40,8 +40,9 @@ class Options:
     """Replace the files of an earlier run in DIR."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed}: must be at least 0")
+        from bpjax.spec import check_seed  # here, because it needs numpy, which the help does not
+
+        check_seed(self.seed)
         if self.steps is not None and self.steps < 2:
             raise ValueError(f"steps {self.steps}: must be at least 2")
 

@@ -49,17 +49,22 @@ class Options:
 
 def run(options: Options) -> None:
     """Sweeps, or goes on sweeping, and reports."""
-    from bpjax.cli.train import make_folder
+    from bpjax.io.lock import only_run
+    from bpjax.training.sweep_files import IDENTITY
+
+    if options.resume and not (options.output / IDENTITY).exists():
+        raise BpjaxError(f"{options.output} holds no sweep to resume ({IDENTITY} is missing)")
+    with only_run(options.output, options.resume):
+        _run(options)
+
+
+def _run(options: Options) -> None:
+    """The sweep, in a folder that is its own."""
     from bpjax.progress import progress
     from bpjax.training.sweep import sweep
-    from bpjax.training.sweep_files import IDENTITY
     from bpjax.training.sweep_options import read_sweep
 
     asked = read_sweep(options.config)
-    if options.resume and not (options.output / IDENTITY).exists():
-        raise BpjaxError(f"{options.output} holds no sweep to resume ({IDENTITY} is missing)")
-    if not options.resume:
-        make_folder(options.output)
     _quiet()
     result = sweep(
         asked.structures, asked.file, asked.settings, options.output, resume=options.resume, progress=progress

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
+from bpjax.errors import BpjaxError, ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     from bpjax.training import Fit, TrainingOptions
@@ -33,8 +35,8 @@ class Options:
     element and size of the force, cost of the training, what is odd about the data), plots, and a checkpoint. Ctrl-C stops at
     once and keeps the checkpoint: go on with --resume.
 
-    A model.bpjax in place of CONFIG.toml repeats the run that made it, on the same data; file names are then relative to the
-    current folder.
+    A model.bpjax in place of CONFIG.toml repeats the run that made it, on the same data. They are looked for in --data-folder,
+    else in the current folder, and where they were, as seen from the model, when it was made.
 
     Example: bpjax train silicon.toml -o silicon
     """
@@ -45,6 +47,9 @@ class Options:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the results; made if it does not exist."""
 
+    data_folder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """What file names of data are relative to, in place of the folder of CONFIG.toml."""
+
     resume: bool = False
     """Go on with an interrupted run in DIR: same options and data, same numbers as without the interruption."""
 
@@ -54,20 +59,28 @@ class Options:
 
 def run(options: Options) -> None:
     """Trains, or goes on training, and reports."""
-    from bpjax.progress import progress, silent
-    from bpjax.training import fit, parallel
+    from bpjax.io.lock import only_run
+    from bpjax.training import parallel
     from bpjax.training.checkpoint import NAME
-    from bpjax.training.cost import Watch
 
     if options.distributed is not None:
         parallel.connect(options.distributed)
     first = parallel.is_first()
-    settings, structures = read_task(options.config)
-    checkpoint = options.output / NAME
-    if options.resume and not checkpoint.exists():
+    if options.resume and not (options.output / NAME).exists():
         raise BpjaxError(f"{options.output} holds no run to resume ({NAME} is missing)")
-    if not options.resume:
-        parallel.first_does(lambda: make_folder(options.output))
+    with ExitStack() as stack:
+        # Before anything is read: nobody else may take the folder meanwhile.
+        parallel.first_does(lambda: stack.enter_context(only_run(options.output, options.resume)))
+        _run(options, first)
+
+
+def _run(options: Options, first: bool) -> None:
+    """The run, in a folder that is its own."""
+    from bpjax.progress import progress, silent
+    from bpjax.training import fit, parallel
+    from bpjax.training.cost import Watch
+
+    settings, structures, data_folder = read_task(options.config, options.data_folder)
     announce = say if first else lambda line: None
     for line in [*remarks(structures), *readers(settings, structures)]:
         announce(line)
@@ -76,15 +89,15 @@ def run(options: Options) -> None:
     cost = watch.cost(result, structures)
     parallel.disconnect()
     if first:
-        finish(options.output, result, structures, settings, cost)
+        finish(options.output, result, structures, settings, cost, data_folder)
     if not result.finished:
         raise KeyboardInterrupt(
             f"at step {result.step} of {watch.total}; go on with bpjax train {options.config} -o {options.output} --resume"
         )
 
 
-def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
-    """Options and structures of a training file, or of the run that made a model.
+def read_task(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptions, Structures, Path]:
+    """Options and structures of a training file, or of the run that made a model; and the folder of the data.
 
     Raises:
       FormatError, StructureError: a file or structure that cannot be used.
@@ -94,7 +107,7 @@ def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
     from bpjax.training.prepare import prepare, read_run
 
     if path.suffix != ".bpjax":
-        return read_run(path)
+        return *read_run(path, data_folder), data_folder or path.parent
     from bpjax.io.model_file import read_model_file
     from bpjax.machine import versions
     from bpjax.spec import from_spec
@@ -105,7 +118,8 @@ def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
         raise ModelFileError(path, "does not say how it was trained: it was not made by bpjax train")
     settings = from_spec(TrainingOptions, made["options"], f"{path}: provenance")
     batch_size = getattr(settings.optimizer, "batch_size", None)
-    structures = prepare(settings.data, Path(), settings.optimizer.seed, batch_size)
+    data_folder = _data_folder(path, made, settings, data_folder)
+    structures = prepare(settings.data, data_folder, settings.optimizer.seed, batch_size)
     found = structures.fingerprint()
     if found != made["data"]:
         message = f"was trained on other data than {', '.join(settings.data.train)} now hold"
@@ -114,7 +128,19 @@ def read_task(path: Path) -> tuple[TrainingOptions, Structures]:
     other = [f"{name} {was}" for name, was in made.get("versions", {}).items() if present.get(name) != was]
     if other:
         warnings.warn(f"{path} was made with {', '.join(other)}: numbers may differ", stacklevel=2)
-    return settings, structures
+    return settings, structures, data_folder
+
+
+def _data_folder(path: Path, made: dict[str, Any], settings: TrainingOptions, given: Path | None) -> Path:
+    """Where the data of a model are: as given, else the first place that has all files."""
+    names = [*settings.data.train, *settings.data.validation, *settings.data.test]
+    places = [given] if given else [Path(), path.parent / str(made.get("folder", "."))]
+    for place in places:
+        if all((place / name).exists() for name in names):
+            return place
+    looked = " and in ".join(str(place.resolve()) for place in places)
+    missing = next(name for name in names if not (places[-1] / name).exists())
+    raise ConfigError(f"{missing} of its data is not in {looked}; --data-folder says where they are", str(path))
 
 
 def say(line: str) -> None:
@@ -147,18 +173,12 @@ def readers(settings: TrainingOptions, structures: Structures) -> list[str]:
     return [f"can be written for {', '.join(able)} (bpjax convert)"]
 
 
-def make_folder(folder: Path) -> None:
-    """Makes the output folder.
-
-    Raises:
-      OutputExistsError: it already holds a run (or anything else).
-      BpjaxError: it cannot be made.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise BpjaxError(f"cannot write to {folder}: it is a file, not a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputExistsError(f"{folder} already holds files; it was left as it is (--resume goes on with a run)")
-    folder.mkdir(parents=True, exist_ok=True)
+def _relative(place: Path, to: Path) -> str:
+    """A folder as seen from another: both may move together. On another drive there is no way to it."""
+    try:
+        return Path(os.path.relpath(place, to)).as_posix()
+    except ValueError:
+        return "."
 
 
 def finish(
@@ -167,6 +187,7 @@ def finish(
     structures: Structures,
     settings: TrainingOptions,
     cost: dict[str, Any] | None = None,
+    data_folder: Path = Path(),
 ) -> None:
     """Writes model, report and plots of a run, and prints the errors and the cost.
 
@@ -186,6 +207,7 @@ def finish(
         "versions": versions(),
         "step": result.step,
         "periodic": periodicity(structures),
+        "folder": _relative(data_folder, folder),
     }
     save(folder / "model.bpjax", result.model, result.params, provenance)
     memory = result.memory

@@ -7,8 +7,12 @@ import jax
 import numpy as np
 
 from bpjax.errors import ConfigError
+from bpjax.spec import check_seed
 
 ENSEMBLES = ("nve", "nvt", "nvt_langevin", "npt")
+
+FASTEST_THERMOSTAT, FASTEST_BAROSTAT = 2, 10
+"""Relaxation times in time steps below which integrators fail."""
 
 COLDEST_GUARD = 5000.0
 """Temperature in K below which a run is never called exploding, unless told so."""
@@ -56,6 +60,11 @@ class Settings:
                 _refuse(name, getattr(self, name), "must be an integer of at least 1")
         if not _number(self.pressure):
             _refuse("pressure", self.pressure, "must be a finite number of GPa")
+        try:
+            check_seed(self.seed)
+        except ValueError as error:
+            raise ConfigError(str(error).removeprefix("seed="), field="seed") from None
+        self._check_times()
         if self.ensemble != "nve" and self.temperature == 0:
             _refuse("temperature", self.temperature, f"must be positive for {self.ensemble}")
         if self.skin is not None and not (_number(self.skin) and self.skin > 0):
@@ -73,6 +82,16 @@ class Settings:
             _refuse("dtype", self.dtype, "must be float32 or float64")
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             _refuse("dtype", self.dtype, "needs double precision switched on in JAX (jax.config or JAX_ENABLE_X64=1)")
+
+    def _check_times(self):
+        """Chains of Nose and Hoover that are faster than the steps explode, whatever the model."""
+        for name, steps, ensembles in (
+            ("thermostat_time_fs", FASTEST_THERMOSTAT, ("nvt", "npt")),
+            ("barostat_time_fs", FASTEST_BAROSTAT, ("npt",)),
+        ):
+            if self.ensemble in ensembles and getattr(self, name) < steps * self.timestep_fs:
+                least = f"must be at least {steps} time steps of {self.timestep_fs:g} fs"
+                _refuse(name, getattr(self, name), f"{least}; some hundred are usual")
 
     @property
     def guard(self) -> float:

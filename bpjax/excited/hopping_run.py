@@ -35,6 +35,7 @@ from bpjax.excited.hopping_marks import TOO_STEEP, Lost, lost, raise_for_marks
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
 from bpjax.progress import ProgressFn, silent
+from bpjax.spec import check_seed
 
 BLOCK = 64
 """Trajectories that a processor works on at a time: their arrays stay in its cache, and steps without any hop are cheaper."""
@@ -190,6 +191,7 @@ class Hopping:
         first = np.broadcast_to(np.asarray(state, np.int32), (len(R),))
         if first.min() < 0 or first.max() >= H.shape[0]:
             raise ConfigError(f"{state}: the model has states 0 to {H.shape[0] - 1}", field="state")
+        check_seed(seed)
         if basis not in ("adiabatic", "diabatic"):
             raise ConfigError(f"{basis!r}: must be adiabatic or diabatic", field="basis")
         keys = jax.random.key_data(jax.random.split(jax.random.key(seed, impl="threefry2x32"), len(R)))

@@ -20,7 +20,7 @@ from bpjax.excited.state_losses import StatesLoss, states_loss
 from bpjax.excited.states_data import StatesData
 from bpjax.networks.scaling import fit_scaling
 from bpjax.progress import ProgressFn, silent
-from bpjax.spec import check, register
+from bpjax.spec import check, check_seed, register
 
 
 @register
@@ -69,7 +69,8 @@ class StatesTraining:
     def __post_init__(self):
         for name in ("starts", "epochs", "batch_size", "evaluate_every"):
             check(getattr(self, name) >= 1, f"StatesTraining {name}", getattr(self, name), "must be at least 1")
-        for name in ("warmup", "seed", "weight_decay"):
+        check_seed(self.seed, "StatesTraining seed")
+        for name in ("warmup", "weight_decay"):
             check(getattr(self, name) >= 0, f"StatesTraining {name}", getattr(self, name), "must be at least 0")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)

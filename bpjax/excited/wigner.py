@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bpjax.errors import StructureError
+from bpjax.spec import check_seed
 from bpjax.units import ELECTRONIC
 
 RIGID = 1e-6
@@ -122,6 +123,7 @@ def wigner_samples(
         raise ValueError(f"wigner_samples number={number}: must be at least 1")
     if not (np.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"wigner_samples temperature={temperature}: must be finite and at least 0 K")
+    check_seed(seed, "wigner_samples seed")
     if units not in ELECTRONIC:
         raise ValueError(f"wigner_samples units={units!r}: must be {', '.join(ELECTRONIC)}")
     constants, w = ELECTRONIC[units], modes.frequencies

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from bpjax.spec import check, register
+from bpjax.spec import check, check_seed, register
 
 INPUTS = ("auto", "stored", "features", "environments", "disk")
 KEPT = ("best", "last")
@@ -51,9 +51,10 @@ class RunOptions:
     def __post_init__(self):
         for name in ("batch_size", "evaluate_every", "checkpoint_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("patience", "seed"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
-        check(self.start_seed is None or self.start_seed >= 0, "start_seed", self.start_seed, "must be at least 0")
+        check(self.patience >= 0, "patience", self.patience, "must be at least 0")
+        check_seed(self.seed)
+        if self.start_seed is not None:
+            check_seed(self.start_seed, "start_seed")
         check(math.isfinite(self.memory_gb) and self.memory_gb > 0, "memory_gb", self.memory_gb, "must be positive")
         check(0 <= self.average < 1, "average", self.average, "must be in [0, 1)")
         multiple = self.checkpoint_every % self.evaluate_every == 0

@@ -153,21 +153,26 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
     return Structures(train, validation, test, elements, known, report, dropped)
 
 
-def read_run(path: Path) -> tuple[TrainingOptions, Structures]:
+def read_run(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptions, Structures]:
     """Options and structures of a training file. A descriptor without `elements` gets those of the data.
+
+    Args:
+      path: the file.
+      data_folder: what names of data are relative to; None for the folder of the file.
 
     Raises:
       FormatError, StructureError: a file or structure that cannot be used.
       ConfigError: an option that is unknown, missing, of the wrong type or out of range.
     """
+    folder = data_folder or path.parent
     spec = from_toml(dict[str, Any], path)
     asked = spec.get("descriptor")
     if not lacks_elements(asked):
         options = from_spec(TrainingOptions, spec, str(path))
-        return options, prepare(options.data, path.parent, options.optimizer.seed, _batch_size(options))
+        return options, prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
     rest = {name: section for name, section in spec.items() if name != "descriptor"}
     options = from_spec(TrainingOptions, rest, str(path))
-    structures = prepare(options.data, path.parent, options.optimizer.seed, _batch_size(options))
+    structures = prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
     descriptor = descriptor_for(asked, structures.elements, str(path), "descriptor")
     return replace(options, descriptor=descriptor), structures
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bpjax.errors import ConfigError
-from bpjax.spec import check, from_spec, from_toml, register
+from bpjax.spec import check, check_seed, from_spec, from_toml, register
 from bpjax.training.losses import KINDS
 from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures, prepare
@@ -81,7 +81,7 @@ class SweepOptions:
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         check(self.sampler in SAMPLERS, "sampler", repr(self.sampler), f"allowed are {', '.join(SAMPLERS)}")
         check(self.objective in OBJECTIVES, "objective", repr(self.objective), f"allowed are {', '.join(OBJECTIVES)}")
-        check(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        check_seed(self.seed)
         check(self.halving == 0 or self.halving >= 2, "halving", self.halving, "must be at least 2, or 0 for none")
         check(self.rungs >= 1, "rungs", self.rungs, "must be at least 1")
         check(bool(self.study), "study", repr(self.study), "needs a name")

@@ -367,7 +367,7 @@ def test_disk_that_fills_up_while_writing(folder, tmp_path, capsys, monkeypatch)
 def test_outputs_that_may_not_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(common.os, "access", lambda path, mode: False)
     with pytest.raises(BpjaxError, match="permission denied"):
-        common.check_output(Path(tmp_path / "a"))
+        common.check_outputs([Path(tmp_path / "a")])
 
 
 def test_every_command_follows_the_protocol():

@@ -370,7 +370,7 @@ def test_options_of_extrapolation_in_md(folder, tmp_path, capsys):
     words = (*words, 5, "--extrapolation-file")
     assert "must end in .extxyz" in error_line(capsys, *words, tmp_path / "b.data")
     assert "does not exist" in error_line(capsys, *words, tmp_path / "no" / "b.extxyz")
-    assert "cannot be both" in error_line(capsys, *words, tmp_path / "a.extxyz")
+    assert "which is written as well" in error_line(capsys, *words, tmp_path / "a.extxyz")
     assert not list(tmp_path.iterdir())
 
 

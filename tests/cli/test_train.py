@@ -130,7 +130,7 @@ def test_models_that_cannot_repeat_their_run(folder, run, tmp_path, monkeypatch,
         assert words in capsys.readouterr().err
     write_model_file(bad, {**meta, "provenance": {**made, "versions": {"jax": "0.1"}}}, arrays)
     with pytest.warns(UserWarning, match=r"was made with jax 0\.1: numbers may differ"):
-        settings, found = read_task(bad)
+        settings, found, _ = read_task(bad)
     assert to_spec(settings) == made["options"] and found.fingerprint() == made["data"]
 
 
