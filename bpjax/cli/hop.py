@@ -62,6 +62,9 @@ class Options:
     """How far the total energy of a trajectory may go from its start, in eV; its steps are divided to keep it. 0 for steps of one
     length. By default 1e-4, and 0 with --method landau_zener or --dtype float32."""
 
+    max_drift: Annotated[float, tyro.conf.arg(metavar="EV")] = 1.0
+    """A trajectory whose total energy would go farther from its start, in eV, cannot go on (see --lost); 0 for no limit."""
+
     trajectories: Annotated[int, tyro.conf.arg(metavar="N")] = 100
     """How many, where they are sampled."""
 
@@ -127,6 +130,8 @@ class Options:
         check_seed(self.seed)
         if self.energy_tolerance is not None and self.energy_tolerance < 0:
             raise ValueError(f"energy_tolerance {self.energy_tolerance}: must be at least 0")
+        if self.max_drift < 0:
+            raise ValueError(f"max_drift {self.max_drift}: must be at least 0")
         if self.save < 0:
             raise ValueError(f"save {self.save}: must be at least 0")
         if self.steps % self.log_interval:
@@ -215,6 +220,7 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
     settings = HoppingOptions(
         timestep_fs=options.timestep,
         energy_tolerance_ev=tolerance,
+        max_drift_ev=options.max_drift,
         region=None if model.edge is None else (-model.edge, model.edge),
         units=model.units,
         lost=options.lost or "stop",

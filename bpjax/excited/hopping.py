@@ -28,7 +28,7 @@ from bpjax.excited.hopping_amplitudes import (
     local_diabatisation,
     swapped_order,
 )
-from bpjax.excited.hopping_marks import NO_DIRECTION, NOT_FINITE, TOO_STEEP
+from bpjax.excited.hopping_marks import DRIFTED, NO_DIRECTION, NOT_FINITE, TOO_STEEP
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
 from bpjax.excited.integrators import SCHEMES
@@ -300,12 +300,15 @@ def finish(
     drift = jnp.maximum(new.drift, jnp.abs(total - new.energy))
     new = new._replace(drift=drift, outcome=_outcome(options, new))
     fine = jnp.isfinite(total)
+    limited = options.max_drift_ev > 0 and not options.friction_per_fs
+    far = drift > (_of_ev(options.max_drift_ev, options) + _rounding(total, new.energy) if limited else jnp.inf)
     for values in (new.R, new.v, new.force, new.E, jnp.abs(new.C)):
         fine = fine & jnp.all(jnp.isfinite(values))
     part, level, good, steep = _clock(masses, options, old, total)
     fine = fine | ~good  # a part that is taken back may have gone anywhere
     new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
-    mark = jnp.where(good, jnp.where(fine, jnp.where(steep, TOO_STEEP, s.mark), NOT_FINITE), old.mark)
+    held = jnp.where(steep, TOO_STEEP, jnp.where(far, DRIFTED, s.mark))
+    mark = jnp.where(good, jnp.where(fine, held, NOT_FINITE), old.mark)
     mark = jnp.where(goes, mark, old.mark).astype(old.mark.dtype)
     go = goes & good & (mark == 0)
     # The log has entries of running trajectories only, and is too long to be copied at every step.
@@ -314,15 +317,25 @@ def finish(
     return kept._replace(mark=mark, level=jnp.where(goes, level, old.level), log=log)
 
 
+def _of_ev(energy: float, options: HoppingOptions) -> float:
+    """An energy in eV in the units of the model."""
+    return energy / HARTREE * options.unit_values.hartree
+
+
+def _rounding(one, other):
+    """Difference of two energies that is none."""
+    return 64 * jnp.finfo(one.dtype).eps * (jnp.abs(one) + jnp.abs(other))
+
+
 def _clock(masses, options: HoppingOptions, old: HoppingState, total):
     """Part of the step done after this one, halvings of the next attempt, whether this one stands, and whether it should not."""
     size = PARTS >> old.level
     if not options.energy_tolerance_ev:
         return old.part + size, old.level, jnp.ones((), bool), jnp.zeros((), bool)
-    allowed = options.energy_tolerance_ev / HARTREE * options.unit_values.hartree
+    allowed = _of_ev(options.energy_tolerance_ev, options)
     before = kinetic_energy(old.v, masses) + potential_energy(old, options)
     change = jnp.abs(total - before)
-    rounding = 64 * jnp.finfo(total.dtype).eps * (jnp.abs(total) + jnp.abs(before))
+    rounding = _rounding(total, before)
     good = (change <= jnp.maximum(SHARE * allowed, rounding)) | (jnp.abs(total - old.energy) <= 0.5 * allowed)
     finest = old.level >= HALVINGS
     good, steep = good | finest, finest & (change > 100 * allowed)

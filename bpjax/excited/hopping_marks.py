@@ -17,6 +17,10 @@ TOO_STEEP = 3
 """Mark of a trajectory whose energy could be kept only by dividing step after step into very many parts."""
 
 
+DRIFTED = 4
+"""Mark of a trajectory whose total energy would go too far from that at the start."""
+
+
 class Lost(NamedTuple):
     """A trajectory that could not go on: its number, the steps that it had done, and why."""
 
@@ -60,6 +64,12 @@ def _reason(state: Any, options: HoppingOptions, number: int) -> str:
             f"the energy can be kept to {options.energy_tolerance_ev:g} eV only by steps far shorter than "
             f"{options.timestep_fs:g} fs; it is {_extent(state, number)}: the trajectory has left what the model knows, "
             "or energy_tolerance_ev is too strict"
+        )
+    if mark == DRIFTED:
+        return (
+            f"the total energy would go more than max_drift_ev = {options.max_drift_ev:g} eV from that at the start; it is "
+            f"{_extent(state, number)}: the time step of {options.timestep_fs:g} fs is too long, or the trajectory has left what "
+            "the model knows"
         )
     assert mark == NOT_FINITE
     return (

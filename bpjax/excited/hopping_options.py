@@ -25,6 +25,8 @@ class HoppingOptions:
       integrator: of the nuclei, "velocity_verlet" or "omelyan", see `bpjax.excited.integrators`.
       energy_tolerance_ev: how far the total energy may go from that at the start, in eV: steps that change it more are divided,
         for each trajectory by itself, into up to 4096 parts. A passage of a cone needs it. 0: all steps are of one length.
+      max_drift_ev: a trajectory whose total energy would go farther from that at the start, in eV, cannot go on: its time step is
+        too long, or it has left what the model knows. 0: no limit. Without meaning under a thermostat.
       method: "fewest_switches" (Tully), "landau_zener" (from gaps alone, after Belyaev and Lebedev), "ehrenfest" (the mean
         force of the amplitudes, no hops), "born_oppenheimer" (one surface, no hops; the amplitudes still move).
       amplitudes: "local_diabatisation", from the overlaps of the states before and after each step, with the hopping
@@ -56,6 +58,7 @@ class HoppingOptions:
     timestep_fs: float = 0.5
     integrator: str = "velocity_verlet"
     energy_tolerance_ev: float = 0.0
+    max_drift_ev: float = 1.0
     method: str = "fewest_switches"
     amplitudes: str = "local_diabatisation"
     substeps: int = 20
@@ -85,7 +88,7 @@ class HoppingOptions:
         for name in ("timestep_fs", "decoherence_hartree"):
             value = getattr(self, name)
             check(math.isfinite(value) and bool(value > 0), f"hopping {name}", value, "must be positive and finite")
-        for name in ("temperature", "friction_per_fs", "energy_tolerance_ev"):
+        for name in ("temperature", "friction_per_fs", "energy_tolerance_ev", "max_drift_ev"):
             value = getattr(self, name)
             check(math.isfinite(value) and bool(value >= 0), f"hopping {name}", value, "must be finite and at least 0")
         for name in ("substeps", "hop_capacity"):

@@ -159,7 +159,7 @@ def test_trained_molecule_from_a_hessian(tmp_path, capsys):
     assert "h.npz: hessian: is not that of a minimum" in capsys.readouterr().err
     np.savez(tmp_path / "h.npz", positions=R, hessian=springs(R))
     assert main([*command, "-o", str(tmp_path / "b")]) == 2
-    assert "h.npz: units: is missing" in capsys.readouterr().err
+    assert "h.npz: has no field 'units'; there are positions, hessian" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

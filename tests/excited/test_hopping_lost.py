@@ -56,6 +56,21 @@ def test_the_others_go_on_as_without_the_lost_one(hopping, state):
     assert run.outcomes().number == 3 and run.outcomes().reflected[0] == pytest.approx(1 / 3)
 
 
+def test_an_explosion_is_no_success():
+    """A stiff spring and a time step of more than its period: the energy would reach 1e78 eV, all of it finite."""
+    R, v = np.array([[0.1, 0.0], [0.0, 0.0]]), np.zeros((2, 2))
+    options = HoppingOptions(timestep_fs=50.0, method="born_oppenheimer", decoherence="none", units="ev-angstrom")
+    spring = Hopping(lambda R: jnp.diag(jnp.array([20.0, 21.0])) * (0.1 + jnp.sum(R**2)), [1.0, 1.0], options)
+    start = spring.start(R, v, 0)
+    with pytest.raises(
+        DivergedError, match=r"trajectory 0, step \d+: the total energy would go more than max_drift_ev = 1 eV"
+    ):
+        spring.run(start, 40, 4)
+    kept = Hopping(spring.model, [1.0, 1.0], replace(options, lost="leave_out")).run(start, 40, 4)
+    assert [lost.trajectory for lost in kept.lost] == [0] and kept.drift.max() <= 1.0
+    assert Hopping(spring.model, [1.0, 1.0], replace(options, max_drift_ev=0.0)).run(start, 40, 4).drift.max() > 1e20
+
+
 def test_averages_of_the_going_are_those_of_numpy(hopping, state):
     run = hopping.run(state, 20, 5)
     found, values = run.populations(), run.records.diabatic
