@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.cli.common import check_apart, check_output_folder, read_frames, use_all_cores, use_dtype
+from bpjax.cli.common import check_apart, check_output_folder, read_frames, say, use_all_cores, use_dtype
 from bpjax.errors import BpjaxError
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ class Options:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A .bpjax file of diabatic states, SHARC's LVC.template, or a name: tully1, tully2, tully3, pyrazine, pyrazine4."""
+    """A .bpjax file of diabatic states, SHARC's LVC.template under any name, or a name: tully1, tully2, tully3, pyrazine,
+    pyrazine4."""
 
     start: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IN")]
-    """Where to start: structures with velocities (any format that ASE reads; a trajectory for each frame), a Hessian to sample
-    from (.npz with positions, hessian, units), or the word sample: from the model's own modes, or for Tully's models from the
-    left with --momentum."""
+    """Where to start: structures with velocities (any format that ASE reads; a trajectory for each frame; SHARC's geom, with
+    veloc beside it), a Hessian to sample from (.npz with positions, hessian, units), or the word sample: from the model's own
+    modes, or for Tully's models from the left with --momentum."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")]
     """Folder for the results."""
@@ -235,7 +236,7 @@ def _initial(options: Options, model: MovingModel) -> tuple[Any, Any]:
     """Coordinates and velocities of all trajectories."""
     import numpy as np
 
-    from bpjax.excited.library import from_structures, read_hessian
+    from bpjax.excited.library import from_sharc, from_structures, read_hessian
     from bpjax.excited.wigner import wigner_samples
 
     if options.start == "sample" and model.edge is not None:
@@ -255,7 +256,12 @@ def _initial(options: Options, model: MovingModel) -> tuple[Any, Any]:
         modes = read_hessian(Path(options.start), model)
     else:
         path = Path(options.start)
-        return from_structures(read_frames(path), model, path)
+        sharc = path.name == "geom"
+        R, v = from_sharc(path, model) if sharc else from_structures(read_frames(path), model, path)
+        R, v, angle = model.faced(R, v)
+        if angle:
+            say(f"{path}: turned by up to {angle:.0f} degrees to face as the geometry of {options.model} does")
+        return R, v
     return wigner_samples(modes, options.trajectories, options.temperature, model.units, options.seed)
 
 

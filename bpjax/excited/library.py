@@ -14,7 +14,8 @@ from bpjax.errors import BpjaxError, FormatError, StructureError
 from bpjax.excited.adiabatic import Diabatic
 from bpjax.excited.lvc import LinearVibronic, pyrazine_3_modes, pyrazine_4_modes
 from bpjax.excited.models import TullyDual, TullyExtended, TullySimple
-from bpjax.excited.sharc import read_lvc_template
+from bpjax.excited.paths import rotation
+from bpjax.excited.sharc import read_geometry, read_lvc_template, read_velocities
 from bpjax.excited.spin import SpinStates
 from bpjax.excited.wigner import HarmonicModes, normal_modes
 from bpjax.io.archive import REALS, TEXT, WHOLE, Entry, read_arrays
@@ -34,6 +35,7 @@ class MovingModel:
       modes: for Wigner sampling, None if the model does not know any.
       edge: distance from the crossing where scattering starts and ends, in bohr; None where nothing is scattered.
       basis: multiplicities of the states, None if all are of one.
+      frame: geometry that says how the molecule faces, where the model is one of displacements from it; else None.
     """
 
     name: str
@@ -44,6 +46,27 @@ class MovingModel:
     modes: HarmonicModes | None = None
     edge: float | None = None
     basis: SpinStates | None = None
+    frame: np.ndarray | None = None
+
+    def faced(self, R: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Geometries and velocities turned to face as `frame` does, and the largest angle in degrees; as they are without one.
+
+        The frame is that of Eckart: least squares with the masses. What is within a degree of it stays where it is.
+
+        References: C. Eckart, Phys. Rev. 47, 552 (1935), doi:10.1103/PhysRev.47.552.
+        """
+        if self.frame is None:
+            return R, v, 0.0
+        masses, largest = np.broadcast_to(self.masses, self.frame.shape)[:, 0], 0.0
+        R, v = R.copy(), v.copy()
+        for n, (one, speed) in enumerate(zip(R.copy(), v.copy(), strict=True)):
+            Q = rotation(one, self.frame, masses)
+            angle = float(np.degrees(np.arccos(np.clip((np.trace(Q) - 1) / 2, -1, 1))))
+            if angle > 1.0:
+                centre = masses @ one / masses.sum()
+                R[n], v[n] = (one - centre) @ Q + masses @ self.frame / masses.sum(), speed @ Q
+                largest = max(largest, angle)
+        return R, v, largest
 
 
 def _tully(name: str, model: Any, edge: float) -> MovingModel:
@@ -67,7 +90,7 @@ NAMED = {
 
 
 def find_model(name: str) -> MovingModel:
-    """The model of a name in `NAMED`, of SHARC's ``LVC.template`` (a file that ends so), or of a .bpjax file of diabatic states.
+    """The model of a name in `NAMED`, of a .bpjax file of diabatic states, or of SHARC's ``LVC.template``, under any name.
 
     Raises:
       BpjaxError: no such name or file.
@@ -78,9 +101,11 @@ def find_model(name: str) -> MovingModel:
     path = Path(name)
     if not path.exists():
         raise BpjaxError(f"{name}: no such file, and no model of that name; names are {', '.join(NAMED)}")
-    if path.suffix == ".template":
-        return _from_template(path)
-    return _from_states_file(path)
+    if path.suffix == ".bpjax" or path.is_dir():
+        return _from_states_file(path)
+    with open(path, "rb") as file:
+        archive = file.read(2) == b"PK"
+    return _from_states_file(path) if archive else _from_template(path)
 
 
 def _from_template(path: Path) -> MovingModel:
@@ -91,7 +116,7 @@ def _from_template(path: Path) -> MovingModel:
     modes = HarmonicModes(
         reference, np.broadcast_to(masses, reference.shape), w[vibrations], np.asarray(model.modes.modes)[:, vibrations]
     )
-    return MovingModel(str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis)
+    return MovingModel(str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis, frame=reference)
 
 
 def _from_states_file(path: Path) -> MovingModel:
@@ -140,6 +165,23 @@ def _speed(units: str) -> float:
     from bpjax.units import TIME_UNIT_FS
 
     return ELECTRONIC[units].time_fs / TIME_UNIT_FS
+
+
+def from_sharc(path: Path, model: MovingModel) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity, (1, N, 3) each in atomic units, from SHARC's ``geom`` and the ``veloc`` beside it.
+
+    Raises:
+      FormatError: a row of another form, or no velocities.
+      StructureError: other atoms than those of the model.
+      BpjaxError: the model is not in atomic units.
+    """
+    if model.units != "atomic":
+        raise BpjaxError(f"{path}: SHARC's geom is for its own models; give structures with velocities")
+    symbols, R = read_geometry(path)
+    if symbols != model.symbols:
+        needs = " ".join(model.symbols or ())
+        raise StructureError(f"has atoms {' '.join(symbols)}; the model needs {needs} in this order", path)
+    return R[None], read_velocities(path.with_name("veloc"), len(symbols))[None]
 
 
 def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:

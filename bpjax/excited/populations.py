@@ -2,7 +2,8 @@ r"""What an ensemble of trajectories says: populations with errors, internal con
 
 Three populations of adiabatic states or of diabatic ones, averages over N trajectories:
 
-* counts of the active state :math:`\Pi_i = N_i/N`, with the binomial error :math:`\sqrt{\Pi_i (1 - \Pi_i)/N}`;
+* counts of the active state :math:`\Pi_i = N_i/N`, with the error of Wilson's interval, which for many trajectories is
+  :math:`\sqrt{\Pi_i (1 - \Pi_i)/N}`;
 * amplitudes, :math:`\langle |c_i|^2 \rangle`: where these differ from the counts, the method is not consistent with itself;
 * diabatic, from the active state and the coherences of the amplitudes,
 
@@ -55,8 +56,13 @@ class Populations(NamedTuple):
 
 
 def binomial_error(share: np.ndarray, number: Any) -> Any:
-    r"""Standard deviation :math:`\sqrt{p (1 - p)/N}` of a share of N trajectories."""
-    return np.sqrt(np.clip(share * (1 - share), 0, None) / number)
+    r"""Half of Wilson's interval of one standard deviation for a share p of N trajectories; not zero where p is 0 or 1.
+
+    .. math:: \frac{1}{1 + 1/N} \sqrt{\frac{p (1 - p)}{N} + \frac{1}{4 N^2}}
+
+    References: E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927), doi:10.1080/01621459.1927.10502953.
+    """
+    return np.sqrt(np.clip(share * (1 - share), 0, None) / number + 0.25 / number**2) / (1 + 1 / number)
 
 
 def populations(

@@ -8,6 +8,9 @@ doublets, ... and then, in any order, blocks whose rows count states and modes f
     epsilon          energies                 number of rows, then: multiplicity state value
     kappa            gradients                ... multiplicity state mode value
     lambda           couplings of two states  ... multiplicity state state mode value
+    charge           of the molecule, on the line itself; not used
+    gamma, eta, lambda_soc  terms of second order and of the spin-orbit coupling; only with 0 rows
+    Multipolar Density Fit  number of rows, then multipoles of the states; not used
     SOC R, SOC I     spin-orbit matrix, real and imaginary part: all states with all their components
     DMX R, ... DMZ I dipole matrices
 
@@ -42,6 +45,9 @@ _Row = tuple[int, list[str]]  # number of a line, and its words
 
 INDICES = {"epsilon": 1, "kappa": 2, "lambda": 3}
 """Blocks of single values, and how many numbers stand between the multiplicity and the value."""
+
+UNKNOWN = ("gamma", "eta", "lambda_soc")
+"""Blocks of terms that this model does not have: they must be empty."""
 
 MATRICES = ("SOC R", "SOC I", *(f"DM{axis} {part}" for axis in "XYZ" for part in "RI"))
 """Blocks of whole matrices."""
@@ -181,6 +187,32 @@ def read_normal_modes(path: _Path) -> tuple[NormalModes, tuple[str, ...]]:
     return NormalModes(*(jnp.asarray(x) for x in arrays)), symbols
 
 
+def read_geometry(path: _Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Elements, and positions (N, 3) in bohr, of SHARC's ``geom``: element, nuclear charge, x, y, z, mass.
+
+    Raises:
+      FormatError: with the line that is wrong.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise FormatError(path, "is empty")
+    what = "element, nuclear charge, x, y, z, mass"
+    numbers = [_numbers(path, (line, words[1:]), 5, what) for line, words in rows]
+    return tuple(_symbol(path, row) for row in rows), np.array(numbers)[:, 1:4]
+
+
+def read_velocities(path: _Path, atoms: int) -> np.ndarray:
+    """Velocities (N, 3) in atomic units of SHARC's ``veloc``.
+
+    Raises:
+      FormatError: with the line that is wrong.
+    """
+    rows = _rows(path)
+    if len(rows) != atoms:
+        raise FormatError(path, f"has {len(rows)} rows; needed is one for each of {atoms} atoms")
+    return np.array([_numbers(path, row, 3, "a velocity x, y, z") for row in rows])
+
+
 def _rows(path: _Path) -> list[_Row]:
     """Lines that are neither empty nor comments."""
     try:
@@ -218,13 +250,22 @@ def _blocks(path: _Path, rows: list[_Row], basis: SpinStates, modes: int):
             block = _some(path, rows, k + 2, count, name)
             values[name] = [_value(path, row, name, basis, modes) for row in block]
             k += 2 + count
+        elif words[0].lower() == "charge" and len(words) > 1:
+            k += 1
+        elif name == "MULTIPOLAR DENSITY FIT":
+            k += 2 + len(_some(path, rows, k + 2, _count(path, rows, k), name))
+        elif name in UNKNOWN:
+            if _count(path, rows, k):
+                message = f"{words[0]!r} has rows: terms beyond linear vibronic coupling are not known here"
+                raise FormatError(path, f"{message}; only a block of 0 rows is allowed", line)
+            k += 2
         elif name in MATRICES:
             block = _some(path, rows, k + 1, basis.size, name)
             what = f"a row of {basis.size} numbers, one for each component of each state"
             matrices[name] = np.array([_numbers(path, row, basis.size, what) for row in block])
             k += 1 + basis.size
         else:
-            allowed = ", ".join((*INDICES, *MATRICES))
+            allowed = ", ".join((*INDICES, *MATRICES, "charge", *UNKNOWN, "Multipolar Density Fit"))
             raise FormatError(path, f"{' '.join(words)!r} is not the start of a block; allowed are {allowed}", line)
     return values, matrices
 

@@ -244,6 +244,9 @@ def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat
         raise ConfigError(f"{form.states} are no different states of {E.shape[1]}", os.fspath(path), "states")
     per_length = ENERGIES[form.energy] / LENGTHS[form.gradient_length or form.length]
     G = _gradients(archive, form, (n, E.shape[1], len(numbers), 3))
+    _check_lengths(path, numbers, R)
+    if G is not None:
+        _check_axes(path, G)
     h = _couplings(archive, form, E, len(numbers))
     mu = _dipoles(archive, form, n, E.shape[1])
     tags = ("all",) * n
@@ -259,6 +262,34 @@ def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat
     )  # fmt: skip
     _check_order(path, data.energies)
     return data
+
+
+def _check_lengths(path: str | os.PathLike[str], numbers: np.ndarray, R: np.ndarray) -> None:
+    """Raises where the nearest atoms are as far apart as they are in another unit of length."""
+    if len(numbers) < 2 or not len(R):
+        return
+    radii = ase.data.covalent_radii[numbers]
+    i, j = np.triu_indices(len(numbers), 1)
+    nearest = (np.linalg.norm(R[:, i] - R[:, j], axis=2) / (radii[i] + radii[j])).min(axis=1)
+    # Some molecules may have fallen apart, or be squeezed: not nine of ten.
+    low, high = np.quantile(nearest, [0.1, 0.9])
+    for wrong, ratio, unit in ((low > _BONDED[1], low, "bohr"), (high < _BONDED[0], high, "angstrom")):
+        if wrong:
+            message = f"nearest atoms are {ratio:.2f} times as far apart as the sum of their covalent radii"
+            raise FormatError(path, f"positions: {message}; is their length in {unit}?")
+
+
+_BONDED = 0.6, 1.5
+"""Distance of the nearest atoms over the sum of their covalent radii: 0.9 to 1.1 in molecules."""
+
+
+def _check_axes(path: str | os.PathLike[str], G: np.ndarray) -> None:
+    """Raises where gradients (n, S, N, 3) sum to zero over the states, and not over the atoms."""
+    size = np.sqrt((G**2).sum())
+    over_states, over_atoms = (np.linalg.norm(G.sum(axis=axis)) for axis in (1, 2))
+    if size > 0 and over_atoms > 0.3 * size and over_states < 0.1 * size:
+        message = "gradients (or forces) sum to zero over states and not over atoms: is their shape (geometries, atoms, states"
+        raise FormatError(path, f"{message}, 3)? It must be (geometries, states, atoms, 3)")
 
 
 def _gradients(archive: "_Fields", form: StatesFormat, shape) -> np.ndarray | None:

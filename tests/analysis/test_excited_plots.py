@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from bpjax.analysis.excited_plots import plot_double_cone, plot_path, plot_populations, plot_spectrum
 from bpjax.excited.populations import binomial_error, outcomes, populations
@@ -18,7 +19,11 @@ def example():
 def test_populations_and_their_errors():
     active, found = example()
     np.testing.assert_allclose(found.counts[:, 1], active.mean(axis=1))
-    np.testing.assert_allclose(found.errors[:, 1], np.sqrt(found.counts[:, 1] * found.counts[:, 0] / 40))
+    hops = active.sum(axis=1).astype(int)
+    level = scipy.stats.norm.cdf(1) - scipy.stats.norm.cdf(-1)
+    intervals = [scipy.stats.binomtest(k, 40).proportion_ci(level, method="wilson") for k in hops]
+    np.testing.assert_allclose(found.errors[:, 1], [(x.high - x.low) / 2 for x in intervals], rtol=1e-9)
+    assert binomial_error(np.array([0.0, 1.0]), 10) == pytest.approx([0.5 / 11, 0.5 / 11])
     np.testing.assert_allclose(found.diabatic[:, 0], found.amplitudes[:, 1])
     np.testing.assert_allclose(found.inconsistency, np.abs(found.counts - found.amplitudes)[:, 0])
     # The error is the spread of repeated draws.
@@ -27,7 +32,7 @@ def test_populations_and_their_errors():
     shares = outcomes(np.array([1, 1, -1, 0]), np.array([0, 1, 1, 0]), 2)
     assert shares.transmitted.tolist() == [0.25, 0.25] and shares.reflected.tolist() == [0, 0.25]
     assert shares.unfinished == 0.25
-    assert shares.errors[1][0] == pytest.approx(np.sqrt(0.25 * 0.75 / 4))
+    assert shares.errors[1][0] == pytest.approx(np.sqrt(0.25 * 0.75 / 4 + 1 / 64) / 1.25)
 
 
 def test_figures(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import ase.io
 import numpy as np
 import pytest
+import scipy.spatial
 
 from bpjax.cli.main import main
 from bpjax.excited.states_store import save_states
@@ -51,7 +52,7 @@ def test_results_of_a_run(pyrazine):
         assert sum(float(row[f"population_{i}"]) for i in (0, 1)) == pytest.approx(1)
         assert sum(float(row[f"diabatic_{i}"]) for i in (0, 1)) == pytest.approx(1)
         p = float(row["population_1"])
-        assert float(row["error_1"]) == pytest.approx(np.sqrt(p * (1 - p) / 12), abs=1e-9)
+        assert float(row["error_1"]) == pytest.approx(np.sqrt(p * (1 - p) / 12 + 1 / 24**2) / (1 + 1 / 12), abs=1e-9)
     assert float(rows[0]["diabatic_1"]) == pytest.approx(1, abs=0.1)
     table = read(pyrazine, "populations.json")
     assert table["population_1"] == pytest.approx([float(row["population_1"]) for row in rows])
@@ -92,7 +93,7 @@ def test_scattering(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_molecule_from_structures(tmp_path, shared):
+def test_molecule_from_structures(tmp_path, shared, capsys):
     """SHARC's sulfur dioxide from its geometry and velocities: kinetic energy, spins, frames with velocities."""
     folder = shared / "reference" / "physics" / "so2_lvc"
     for name in ("LVC.template", "V.txt"):
@@ -115,7 +116,28 @@ def test_molecule_from_structures(tmp_path, shared):
     assert frames[0].info["kinetic"] == pytest.approx(1.226989, abs=1e-4)  # SHARC's table, eV
     assert frames[0].info["potential"] == pytest.approx(4.263616, abs=1e-3)
     assert sum(read(out, "report.json")["multiplicity_populations"]) == pytest.approx(1)
+    # SHARC's own files, and a molecule that faces another way: the same trajectory
+    for name in ("geom", "veloc"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    command[2] = str(tmp_path / "geom")
+    assert main([*command, "--steps", "4", "--timestep", "0.25", "-o", str(tmp_path / "sharc")]) == 0
+    capsys.readouterr()
+    turned = atoms.copy()
+    Q = scipy.spatial.transform.Rotation.from_rotvec(np.radians(70) * np.array([1, 2, 2]) / 3).as_matrix()
+    turned.positions = turned.positions @ Q.T + [5, 0, -2]
+    turned.set_momenta(turned.get_momenta() @ Q.T)
+    ase.io.write(tmp_path / "turned.extxyz", turned)
+    command[2] = str(tmp_path / "turned.extxyz")
+    assert main([*command, "--steps", "4", "--timestep", "0.25", "-o", str(tmp_path / "turned")]) == 0
+    assert "turned.extxyz: turned by up to 70 degrees to face as the geometry of" in capsys.readouterr().err
+    energies = [read(tmp_path / name, "report.json")["largest_energy_drift_ev"] for name in ("out", "sharc", "turned")]
+    assert energies[1:] == pytest.approx([energies[0]] * 2, rel=1e-3)
+    (tmp_path / "veloc").write_text("0 0 0\n")
+    command[2] = str(tmp_path / "geom")
+    assert main([*command, "-o", str(tmp_path / "c")]) == 2
+    assert "veloc: has 1 rows; needed is one for each of 3 atoms" in capsys.readouterr().err
     # another element, no velocities
+    command[2] = str(tmp_path / "start.extxyz")
     wrong = atoms.copy()
     wrong.symbols[0] = "O"
     ase.io.write(tmp_path / "start.extxyz", wrong)

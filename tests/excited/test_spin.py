@@ -10,6 +10,7 @@ import pytest
 from bpjax.errors import FormatError
 from bpjax.excited.adiabatic import adiabatic, gradients
 from bpjax.excited.eigen import eigh
+from bpjax.excited.library import find_model
 from bpjax.excited.sharc import read_lvc_template
 from bpjax.excited.spin import SpinStates, spin_adiabatic, spin_free
 from tests.excited.cases import central, hermitian
@@ -193,6 +194,34 @@ def test_read(folder):
     # by the parameters of the model
     slope = jax.grad(lambda blocks: dataclasses.replace(molecule, blocks=blocks)(R)[1, 1].real)(molecule.blocks)
     assert float(slope[3].linear[5, 0, 0]) == pytest.approx(Q)
+
+
+def test_blocks_of_sharc_4(folder):
+    """What does not touch the dynamics is passed over, what is empty is nothing, and terms that the model has not are refused."""
+    plain = read_lvc_template(folder / "LVC.template")
+    R = plain.modes.reference.at[1, 2].add(0.3)
+    more = "gamma\n0\neta\n0\nlambda_soc\n0\nMultipolar Density Fit\n2\n1 1 1 1 0 0 0 0 0\n3 1 1 1 0.1 0 0 0 0\n"
+    (folder / "any.name").write_text(TEMPLATE.replace("epsilon", "charge 0 0\nepsilon") + more)
+    model = find_model(str(folder / "any.name"))
+    np.testing.assert_array_equal(model.model(R), plain(R))
+    for name in ("gamma", "eta", "lambda_soc"):
+        (folder / "any.name").write_text(TEMPLATE + f"{name}\n1\n3 1 1 6 6 0.01\n")
+        with pytest.raises(
+            FormatError, match=f"'{name}' has rows: terms beyond linear vibronic coupling are not known"
+        ):
+            find_model(str(folder / "any.name"))
+
+
+def test_the_case_of_sharc_4(shared, tmp_path):
+    """O-H with one mode: energies by hand, at the reference and along the mode."""
+    for name in ("LVC.template", "V0.txt"):
+        (tmp_path / name).write_text((shared / "cases" / "sharc4_lvc" / name).read_text())
+    model = read_lvc_template(tmp_path / "LVC.template")
+    np.testing.assert_allclose(model(model.modes.reference), np.diag([0.0, 0.1]), atol=1e-15)
+    Q = 0.7
+    along = model.modes.positions(jnp.zeros(6).at[5].set(Q))
+    expected = 0.5 * 0.017 * Q**2 * np.eye(2) + [[0, 2e-3 * Q], [2e-3 * Q, 0.1 + 1e-3 * Q]]
+    np.testing.assert_allclose(model(along), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bpjax import datasets
-from bpjax.errors import BpjaxError
+from bpjax.errors import BpjaxError, FormatError
 from bpjax.excited.states_data import (
     METHANIMINIUM,
     SPAINN,
@@ -28,7 +28,7 @@ def arrays(n=5, S=3, N=6):
     rng = np.random.default_rng(0)
     return {
         "Z": np.array([6, 7, 1, 1, 1, 1]),
-        "R": shaken(0, n),
+        "R": shaken(0, n) / BOHR,
         "E": np.sort(rng.normal(size=(n, S)), axis=1),
         "G": rng.normal(size=(n, S, N, 3)),
         "d": rng.normal(size=(n, len(pairs_of(S)), N, 3)),
@@ -60,10 +60,10 @@ def test_units_and_couplings(tmp_path):
 def test_forces_packed_dipoles_and_some_states(tmp_path):
     raw = arrays()
     packed = raw["mu"][:, *np.triu_indices(3)]
-    path = written(tmp_path, G=None, mu=packed, F=-raw["G"])
+    path = written(tmp_path, R=raw["R"] * BOHR, G=None, mu=packed, F=-raw["G"])
     form = replace(FORM, forces="F", length="angstrom", gradient_length="bohr", dipole_length="bohr", states=(0, 2))
     data = read_states(path, form)
-    np.testing.assert_allclose(data.positions, raw["R"])
+    np.testing.assert_allclose(data.positions, raw["R"] * BOHR)
     np.testing.assert_allclose(data.gradients, raw["G"][:, [0, 2]] * HARTREE / BOHR, rtol=1e-8)
     gap = raw["E"][:, 2] - raw["E"][:, 0]
     np.testing.assert_allclose(data.couplings[:, 0], (gap * HARTREE / BOHR)[:, None, None] * raw["d"][:, 1], rtol=1e-8)
@@ -99,6 +99,33 @@ def test_bad_files(tmp_path, changes, form, message):
     path = written(tmp_path, **changes)
     with pytest.raises(BpjaxError, match=message):
         read_states(path, replace(FORM, **form))
+
+
+@pytest.mark.parametrize(("unit", "said"), [("angstrom", "bohr"), ("nm", "bohr")])
+def test_lengths_in_another_unit(tmp_path, unit, said):
+    with pytest.raises(FormatError, match=rf"nearest atoms are .* times as far apart .*; is their length in {said}"):
+        read_states(written(tmp_path), replace(FORM, length=unit))
+    small = written(tmp_path, R=arrays()["R"] * BOHR)
+    with pytest.raises(FormatError, match=r"nearest atoms are 0\.[345]\d times .*; is their length in angstrom"):
+        read_states(small, FORM)
+
+
+def test_as_many_atoms_as_states(tmp_path):
+    """Three and three: shapes do not tell which axis is which, but forces sum to zero over atoms alone."""
+    rng = np.random.default_rng(0)
+    water = np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]]) / BOHR
+    G = rng.normal(size=(5, 3, 3, 3))
+    G -= G.mean(axis=2, keepdims=True)
+    fields = dict(Z=np.array([8, 1, 1]), R=water + 0.05 * rng.normal(size=(5, 3, 3)), d=None, mu=None)
+    form = replace(FORM, couplings=None, dipoles=None, phases=None)
+    found = read_states(written(tmp_path, **fields, G=G), form)
+    np.testing.assert_allclose(found.gradients, G * HARTREE / BOHR, rtol=1e-8)
+    with pytest.raises(
+        FormatError, match=r"sum to zero over states and not over atoms: is their shape \(geometries, atoms, st"
+    ):
+        read_states(written(tmp_path, **fields, G=G.swapaxes(1, 2)), form)
+    with pytest.raises(FormatError, match="sum to zero over states"):
+        read_states(written(tmp_path, **fields, G=None, F=-G.swapaxes(1, 2)), replace(form, forces="F"))
 
 
 def test_no_such_file(tmp_path):
