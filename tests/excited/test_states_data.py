@@ -103,9 +103,10 @@ def test_bad_files(tmp_path, changes, form, message):
 
 @pytest.mark.parametrize(("unit", "said"), [("angstrom", "bohr"), ("nm", "bohr")])
 def test_lengths_in_another_unit(tmp_path, unit, said):
+    R = shaken(0, 5, width=0.03) / BOHR
     with pytest.raises(FormatError, match=rf"nearest atoms are .* times as far apart .*; is their length in {said}"):
-        read_states(written(tmp_path), replace(FORM, length=unit))
-    small = written(tmp_path, R=arrays()["R"] * BOHR)
+        read_states(written(tmp_path, R=R), replace(FORM, length=unit))
+    small = written(tmp_path, R=R * BOHR)
     with pytest.raises(FormatError, match=r"nearest atoms are 0\.[345]\d times .*; is their length in angstrom"):
         read_states(small, FORM)
 
@@ -174,8 +175,14 @@ def test_methaniminium():
     assert len(data) == 230 and data.possible_losses() == ("energies", "gradients", "couplings", "dipoles")
 
 
-def test_couplings_of_two_conventions_agree(shared):
-    path = shared / "data/nonadiabatic/ch2nh2_plus.npz"
+def test_couplings_of_two_conventions_agree(shared, tmp_path):
+    """Of a public set whose first ten geometries are in angstrom; the others are 3.57 times as large."""
+    with pytest.raises(FormatError, match="is their length in bohr"):
+        read_states(shared / "data/nonadiabatic/ch2nh2_plus.npz", SPAINN)
+    with np.load(shared / "data/nonadiabatic/ch2nh2_plus.npz") as archive:
+        n, arrays = len(archive["positions"]), {name: archive[name] for name in archive.files}
+    path = tmp_path / "ten.npz"
+    np.savez(path, **{name: array[:10] if len(array) == n else array for name, array in arrays.items()})
     smooth = read_states(path, SPAINN)
     direct = read_states(path, replace(SPAINN, couplings="nacs", coupling_kind="derivative"))
     np.testing.assert_allclose(smooth.couplings, direct.couplings, atol=1e-6 * np.abs(direct.couplings).max())
