@@ -33,6 +33,7 @@ def lines(folder):
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_lines_agree_with_themselves(lines):
     *sizes, last = lines
     assert [line["atoms"] for line in sizes] == [4, 8]

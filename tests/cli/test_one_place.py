@@ -138,6 +138,7 @@ def test_the_folder_is_taken_before_anything_is_read(tmp_path, capsys, command):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_model_finds_its_data(tmp_path, monkeypatch, capsys):
     """Where they were, as seen from the model, from whatever folder; or where they are said to be."""
     home = tmp_path / "home"
@@ -168,7 +169,9 @@ def test_a_model_finds_its_data(tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------------------------------- surroundings
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-")), ">&- 2>&- <&-"]
+)
 def test_closed_output_and_error(folder, closed):
     """What is said goes nowhere; results are the same, and no result is written where an error goes."""
     command = f"exec {sys.executable} -m bpjax.cli.main predict m.bpjax in.extxyz -o out.extxyz {closed}"

@@ -115,6 +115,7 @@ def test_forces_that_are_missing_are_no_zeros(case, run):
         np.testing.assert_allclose(written.get_forces(), given.arrays["force"], rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_names_of_labels(case, run, model):
     case("label_names")
     status, text = run("evaluate", model, "ref.extxyz")
@@ -144,6 +145,7 @@ def test_names_of_labels(case, run, model):
     assert status == 2 and "is it 'force'? data.keys.forces names it" in text
 
 
+@pytest.mark.slow
 def test_energy_or_free_energy(case, run):
     case("energy_or_free_energy")
     frames = ase.io.read("smeared.extxyz", ":")
@@ -155,6 +157,7 @@ def test_energy_or_free_energy(case, run):
     assert (min(abs(low), abs(high)), max(abs(low), abs(high))) == pytest.approx((min(apart), max(apart)), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_isolated_atoms(case, run):
     """Their energy is that of the model exactly; what contradicts is refused; single atoms in wide boxes are recognised."""
     case("isolated_atoms")

@@ -94,6 +94,7 @@ def test_last_networks_are_kept_if_asked_for(data, whole):
 ALONE = {"Al": 1.25, "Cu": 3.51}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single", "ensemble", "learned"])
 def test_isolated_atoms_have_their_energies(data, tmp_path, kind):
     options = changed(steps=5)

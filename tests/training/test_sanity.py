@@ -175,7 +175,10 @@ def test_forces_of_the_other_sign_without_any_energy():
     assert gradients(changed(frames, lambda n: -1.0)) == []
 
 
-@pytest.mark.parametrize(("count", "rattle", "strain"), [(17, 0.15, 0.04), (24, 0.2, 0.04), (30, 0.25, 0.05)])
+@pytest.mark.parametrize(
+    ("count", "rattle", "strain"),
+    [(17, 0.15, 0.04), *(pytest.param(*far, marks=pytest.mark.slow) for far in ((24, 0.2, 0.04), (30, 0.25, 0.05)))],
+)
 def test_sound_sets_that_are_far_apart_are_not_refused(count, rattle, strain):
     """Of pairs of structures far from each other half have either sign by chance."""
     for seed in range(8):
@@ -611,7 +614,16 @@ def the_other_sign_is_seen(sound):
     assert gradients(changed(frames, lambda n: -1.0 if n < len(frames) // 5 else 1.0), elements=sound.elements)
 
 
-@pytest.mark.parametrize("name", ["mlearn/Mo", "3bpa/train_300K", "tio2/tio2", "water_pbe0ts/water64"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlearn/Mo",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("3bpa/train_300K", "tio2/tio2", "water_pbe0ts/water64")
+        ),
+    ],
+)
 def test_no_false_alarm_on_public_sets(shared, name):
     path = f"{name}.extxyz" if "300K" in name else f"{name}_train.extxyz"
     test = ("mlearn/Mo_test.extxyz",) if "Mo" in name else ()
@@ -642,7 +654,7 @@ def test_no_false_alarm_on_large_public_sets(shared, name):
 @pytest.mark.parametrize(
     ("element", "least", "most"),
     [
-        ("Li", 3, 3),
+        pytest.param("Li", 3, 3, marks=pytest.mark.slow),
         ("Mo", 0, 0),
         pytest.param("Si", 3, 3, marks=pytest.mark.slow),
         pytest.param("Cu", 9, 31, marks=pytest.mark.slow),
