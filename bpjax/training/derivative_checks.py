@@ -29,8 +29,8 @@ _STRESSES = {
     "stresses in kbar": GPA / 10,
     "stresses in hartree/bohr^3": HARTREE / BOHR**3,
 }
-# Correlation of energy differences and work, and pairs of structures, before anything is said of a sign; of 700 random sound sets
-# none has a positive factor beyond 3 with more than 0.57.
+# Correlation of energy differences and work, and pairs of structures, before anything is said of a sign; of 600 random sound sets
+# none has a positive factor beyond 3 with 0.58 or more.
 _SHARE, _ENOUGH = 0.75, 20
 _SHARE_OF_UNITS = 0.62
 # Correlation of length and force of bonds from which on forces have the other sign, and stiffness of C-H, N-H and O-H in
