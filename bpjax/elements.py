@@ -10,6 +10,9 @@ import numpy as np
 
 from bpjax.errors import UnknownSpeciesError
 
+NOBLE_GASES = ("He", "Ne", "Ar", "Kr", "Xe", "Rn")
+"""They make no bonds, and what holds for bonds does not hold for them."""
+
 
 def sorted_elements(symbols: Sequence[str]) -> tuple[str, ...]:
     """Returns the distinct chemical symbols in ascending order of atomic number."""

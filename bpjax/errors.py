@@ -17,10 +17,16 @@ class BpjaxError(Exception):
       message: what is wrong; line breaks are folded, so that the text is always one line.
 
     Subclasses with more arguments pass all of them on to `args`, which keeps them picklable, and override `_text`.
+
+    Attributes:
+      named_in: the file, and line, that names the file or option in question, where that is another one.
     """
 
+    named_in: str | None = None
+
     def __str__(self) -> str:
-        return " ".join(self._text().split())
+        origin = "" if self.named_in is None else f" (named in {self.named_in})"
+        return " ".join(self._text().split()) + origin
 
     def _text(self) -> str:
         return str(self.args[0]) if self.args else type(self).__name__

@@ -6,6 +6,7 @@ value of exactly zero. Multiplying by the mask alone would give NaN gradients.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bpjax.system import Environment, Neighbors, System
@@ -72,3 +73,18 @@ def volume(cell: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
 def norm(R: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
     """Length of (sanitised, hence nonzero) vectors."""
     return jnp.sqrt(jnp.sum(R * R, axis=-1))
+
+
+def superposing_rotation(
+    R: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "N 3"], weights: Float[np.ndarray, " N"] | None = None
+) -> Float[np.ndarray, "3 3"]:
+    """The Q for which R Q, about its centre, is nearest to the reference: least squares of all atoms, with weights. On the host.
+
+    References: W. Kabsch, Acta Cryst. A 32, 922 (1976), doi:10.1107/S0567739476001873.
+    """
+    w = np.ones(len(R)) if weights is None else weights
+    w = w / w.sum()
+    x, y = R - w @ R, reference - w @ reference
+    U, _, V = np.linalg.svd((w[:, None] * x).T @ y)
+    turn = np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ V))])
+    return U @ turn @ V

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -13,14 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 PACKAGES = ("bpjax", "jax", "jaxlib", "flax", "optax", "numpy")
 """Packages whose versions may change the numbers of a run."""
 
 _PROCESS = Path("/proc/self")
 _GROUP = Path("/sys/fs/cgroup")
 _MEMORY = Path("/proc/meminfo")
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +32,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def processor() -> str:
+    """A name of the kind of processor, with the instructions that it has: compiled programs hold those, and JAX's key does not.
+
+    It can be had before JAX is loaded.
+    """
+    described = {platform.machine(), platform.processor()}
+    lines = _text(_PROCESSOR).splitlines()
+    described |= {line for line in lines if line.startswith(("flags", "model name", "Features"))}
+    return hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()[:12]
 
 
 def cores() -> int:
@@ -65,6 +76,8 @@ def timed(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> Ti
       arguments: arrays, or trees of arrays; those that are not on the device yet are brought there first.
       repeats: how many runs are timed.
     """
+    import jax
+
     arguments = jax.device_put(arguments)
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()

@@ -15,12 +15,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+_Item = TypeVar("_Item")
 
 LINE_INTERVAL = 10.0
 """Seconds between two plain lines."""
+
+PATIENCE = 2.0
+"""Seconds that work may take before `patient` shows anything."""
 
 
 @runtime_checkable
@@ -44,7 +49,7 @@ class ProgressFn(Protocol):
         """Opens the display.
 
         Args:
-          total: number of steps altogether.
+          total: number of steps altogether; 0 where it is not known.
           description: a word or two.
           start: steps that were done in an earlier run.
         """
@@ -68,20 +73,40 @@ def silent(total: int, description: str, start: int = 0) -> Iterator[Progress]:
 @contextmanager
 def progress(total: int, description: str, start: int = 0) -> Iterator[Progress]:
     """A bar with the remaining time on a terminal, a plain line every `LINE_INTERVAL` seconds elsewhere."""
+    with _shown_after(0.0, total, description, start) as bar:
+        yield bar
+
+
+@contextmanager
+def patient(total: int, description: str, start: int = 0) -> Iterator[Progress]:
+    """As `progress`, of what takes longer than `PATIENCE`: for work that is done at once nearly always."""
+    with _shown_after(PATIENCE, total, description, start) as bar:
+        yield bar
+
+
+@contextmanager
+def _shown_after(patience: float, total: int, description: str, start: int) -> Iterator[Progress]:
     if sys.stderr.isatty():
-        with _bar(total, description, start) as bar:
+        with _bar(patience, total, description, start) as bar:
             yield bar
     else:
-        lines = _Lines(total, description, start)
+        lines = _Lines(patience, total, description, start)
         yield lines
         lines.close()
+
+
+def counted(items: Iterable[_Item], bar: Progress) -> Iterator[_Item]:
+    """The items, each of which is a step when the next one is asked for."""
+    for item in items:
+        yield item
+        bar.update()
 
 
 class _Lines:
     """Plain lines, for log files and pipes; the last state is always shown."""
 
-    def __init__(self, total: int, description: str, start: int):
-        self._total, self._description, self._done = total, description, start
+    def __init__(self, patience: float, total: int, description: str, start: int):
+        self._patience, self._total, self._description, self._done = patience, total, description, start
         self._began = self._shown = time.monotonic()
         self._values: dict[str, object] = {}
         self._pending = True
@@ -97,18 +122,19 @@ class _Lines:
         print(f"{self._description}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if self._pending:
+        if self._pending and time.monotonic() - self._began >= self._patience:
             self._show()
 
     def _show(self) -> None:
         self._shown, self._pending = time.monotonic(), False
-        words = [f"{self._description}: {self._done}/{self._total}", *_shown(self._values)]
+        share = f"{self._done}/{self._total}" if self._total else str(self._done)
+        words = [f"{self._description}: {share}", *_shown(self._values)]
         words.append(f"({self._shown - self._began:.1f} s)")
         print(*words, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _bar(total: int, description: str, start: int) -> Iterator[Progress]:
+def _bar(patience: float, total: int, description: str, start: int) -> Iterator[Progress]:
     """A bar by rich, which is imported only where there is a terminal."""
     from rich import progress as rich_progress
     from rich.console import Console
@@ -123,18 +149,31 @@ def _bar(total: int, description: str, start: int) -> Iterator[Progress]:
         rich_progress.TimeRemainingColumn(),
         rich_progress.TextColumn("{task.fields[values]}"),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as display:
-        task: Any = display.add_task(escape(description), total=total, completed=start, values="")
+    display = rich_progress.Progress(*columns, console=Console(stderr=True))
+    task: Any = display.add_task(escape(description), total=total or None, completed=start, values="")
+    began = time.monotonic()
+    with ExitStack() as stack:
 
         class Bar:
+            def __init__(self) -> None:
+                self.hidden = True
+
+            def show(self) -> None:
+                if self.hidden and time.monotonic() - began >= patience:
+                    stack.enter_context(display)
+                    self.hidden = False
+
             def update(self, steps: int = 1, **values: object) -> None:
+                self.show()
                 shown = {"values": escape(" ".join(_shown(values)))} if values else {}
                 display.update(task, advance=steps, **shown)
 
             def note(self, text: str) -> None:
                 display.console.print(escape(text), highlight=False)
 
-        yield Bar()
+        bar = Bar()
+        bar.show()
+        yield bar
 
 
 def _shown(values: dict[str, object]) -> list[str]:

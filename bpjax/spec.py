@@ -76,15 +76,28 @@ SEEDS = 2**32
 """Random numbers begin with one of so many seeds: in single precision JAX takes no more bits."""
 
 
+SEEDS_ALLOWED = f"must be a whole number from 0 to {SEEDS - 1}"
+
+
+def is_seed(seed: Any) -> bool:
+    """Whether numpy and JAX take it as seed, in either precision."""
+    return isinstance(seed, int | np.integer) and not isinstance(seed, bool) and 0 <= int(seed) < SEEDS
+
+
 def check_seed(seed: Any, name: str = "seed") -> None:
     """Raises a `ValueError` unless it is a seed that numpy and JAX take, in either precision."""
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    check(whole and 0 <= seed < SEEDS, name, seed, f"must be a whole number from 0 to {SEEDS - 1}")
+    check(is_seed(seed), name, seed, SEEDS_ALLOWED)
 
 
 def registered() -> dict[str, type]:
     """The classes made known by `register`, by name."""
     return dict(_registry)
+
+
+def named_class(spec: Any) -> type | None:
+    """The registered class that plain values name under ``type``; None if they name none, whatever they are."""
+    name = spec.get("type") if isinstance(spec, Mapping) else None
+    return _registry.get(name) if isinstance(name, str) else None
 
 
 # ----------------------------------------------------------------------------- objects -> plain values

@@ -4,12 +4,12 @@ The processes of a run, and the programs that tests start, share them too: what 
 `BPJAX_TEST_CACHE=0` is to be without, `BPJAX_TEST_CACHE=FOLDER` to have them elsewhere.
 """
 
-import hashlib
 import os
-import platform
 from pathlib import Path
 
 import jax
+
+from bpjax.machine import processor
 
 LIMIT = 4 << 30
 """Bytes beyond which the oldest half is removed when a run begins."""
@@ -21,18 +21,8 @@ def folder() -> Path | None:
     if asked == "0":
         return None
     if asked:
-        return Path(asked).expanduser().absolute() / _processor()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpjax-tests" / _processor()
-
-
-def _processor() -> str:
-    """Programs hold instructions of the processor that they were compiled for, which JAX's key does not name."""
-    information = Path("/proc/cpuinfo")
-    described = {platform.machine(), platform.processor()}
-    if information.exists():
-        lines = information.read_text().splitlines()
-        described |= {line for line in lines if line.startswith(("flags", "model name", "Features"))}
-    return hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()[:12]
+        return Path(asked).expanduser().absolute() / processor()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpjax-tests" / processor()
 
 
 def choose() -> None:
@@ -49,6 +39,8 @@ def choose() -> None:
         # Plugins of pytest may have imported JAX, which reads its variables then.
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+    # Pages about preferences of the compiler, as `bpjax.cli.main` says; heeded by the processes that this one starts.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def prune(limit: int = LIMIT) -> None:

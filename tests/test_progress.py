@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bpjax import progress as module
-from bpjax.progress import progress, silent
+from bpjax.progress import counted, patient, progress, silent
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,36 @@ def test_start_of_a_resumed_run(capsys):
     assert "x: 5/5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("show", [silent, progress])
+def test_quick_work_is_not_shown(capsys, monkeypatch):
+    work(patient)
+    assert capsys.readouterr().err == "baking [bread]: oven [hot]\n"
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    work(patient)
+    assert "baking [bread]: 3/3 loss" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    with patient(3, "quick") as bar:
+        assert list(counted("abc", bar)) == ["a", "b", "c"]
+    assert sys.stderr.getvalue() == ""
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    with patient(3, "slow") as bar:
+        assert list(counted("abc", bar)) == ["a", "b", "c"]
+    assert "slow" in sys.stderr.getvalue() and "3/3" in sys.stderr.getvalue()
+
+
+def test_unknown_total(capsys, monkeypatch):
+    with progress(0, "reading") as bar:
+        bar.update(5)
+    assert capsys.readouterr().err.startswith("reading: 5 (")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(0, "reading") as bar:
+        bar.update(5)
+    assert "5/?" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("show", [silent, progress, patient])
 def test_errors_pass(show, capsys):
     with pytest.raises(KeyError), show(2, "x"):
         raise KeyError

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
+from bpjax.io.atomic import one_file
 
 if TYPE_CHECKING:
     import ase
@@ -57,15 +58,8 @@ def check_apart(paths: Iterable[Path], others: Iterable[Path], what: str) -> Non
       BpjaxError: saying `what` is done with the other.
     """
     for path, other in itertools.product(paths, list(others)):
-        if os.path.realpath(path) == os.path.realpath(other) or _same_file(path, other):
+        if one_file(path, other):
             raise BpjaxError(f"cannot write {path}: it is the file {other}, which {what}")
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except (OSError, ValueError):
-        return False
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
@@ -152,10 +146,11 @@ def read_frames(
 ) -> list[ase.Atoms]:
     """Reads structures; `bpjax.io.structures.read_structures` with the names of the options in its messages."""
     from bpjax.io.structures import read_structures
+    from bpjax.progress import patient
 
     how = how or FileOptions()
     with units_option():
-        return read_structures(path, index, units, how.keys(), how.format, how.elements())
+        return read_structures(path, index, units, how.keys(), how.format, how.elements(), patient)
 
 
 def say_without_cells(model: Path, frames: Sequence[ase.Atoms]) -> None:

@@ -153,7 +153,7 @@ def convert_structures(options: Options) -> None:
     check_outputs([options.output], options.overwrite, [options.source])
 
     from bpjax.io.label_keys import unused_labels
-    from bpjax.io.runner import write_runner
+    from bpjax.io.runner_writer import write_runner
     from bpjax.io.structures import write_structures
     from bpjax.units import unit_system
 

@@ -70,11 +70,12 @@ def run(options: Options) -> None:
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 
-    from bpjax.cli.outside import ranges_known, structures_outside, summary
+    from bpjax.cli.outside import structures_outside, summary
     from bpjax.errors import StructureError
     from bpjax.io.atomic import write_json
     from bpjax.io.label_keys import free_energy_alone, two_energies, unused_labels
     from bpjax.io.labels import is_isolated_atom, labels
+    from bpjax.networks.scaling import ranges_known
     from bpjax.potential.evaluator import Evaluator
     from bpjax.progress import progress
 
@@ -97,7 +98,7 @@ def run(options: Options) -> None:
     if max(apart, default=0.0) > 1e-3:
         message = f"energy and free_energy differ by up to {max(apart):.3g} eV/atom; energy is compared with"
         say(f"{options.structures}: {message} (--energy-key free_energy)")
-    watch = ranges_known(params)
+    watch = ranges_known(params["scaling"])
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     predicted = evaluator.evaluate_many(frames, progress, options.structures)
     sources = [(str(options.structures), number) for number in range(len(frames))]

@@ -66,6 +66,18 @@ class Options:
     max_drift: Annotated[float, tyro.conf.arg(metavar="EV")] = 1.0
     """A trajectory whose total energy would go farther from its start, in eV, cannot go on (see --lost); 0 for no limit."""
 
+    closest: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.6
+    """A trajectory of a molecule goes astray where two atoms come nearer than so many sums of their covalent radii: no model
+    knows what is there. 0 for no limit."""
+
+    max_extrapolations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """It goes astray with more extrapolation warnings than this, one for each atom, feature and step outside of training. By
+    default what a tenth of all features for 100 fs would give; -1 for no limit."""
+
+    astray: Literal["mark", "lose"] = "mark"
+    """What becomes of such trajectories: they go on, and results are given with and without them, or they cannot go on
+    (see --lost)."""
+
     trajectories: Annotated[int, tyro.conf.arg(metavar="N")] = 100
     """How many, where they are sampled."""
 
@@ -131,8 +143,11 @@ class Options:
         check_seed(self.seed)
         if self.energy_tolerance is not None and self.energy_tolerance < 0:
             raise ValueError(f"energy_tolerance {self.energy_tolerance}: must be at least 0")
-        if self.max_drift < 0:
-            raise ValueError(f"max_drift {self.max_drift}: must be at least 0")
+        for name in ("max_drift", "closest"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 0")
+        if self.max_extrapolations is not None and self.max_extrapolations < -1:
+            raise ValueError(f"max_extrapolations {self.max_extrapolations}: must be at least 0, or -1 for no limit")
         if self.save < 0:
             raise ValueError(f"save {self.save}: must be at least 0")
         if self.steps % self.log_interval:
@@ -161,7 +176,7 @@ def run(options: Options) -> None:
                 message = f"is of another {what} than {getattr(options, what)} is now; a run resumes as it began"
                 raise BpjaxError(f"{options.output / RESTART}: {message}")
         done.options = replace(done.options, lost=options.lost or done.options.lost)
-        hopping = Hopping(model.model, model.masses, done.options)
+        hopping = Hopping(model.model, model.masses, done.options, watch=model.watch)
         if done.state.R.shape[1:] != (shape := _coordinates(model, done)):
             raise BpjaxError(
                 f"{options.output / RESTART}: is of coordinates {done.state.R.shape[1:]}, the model of {shape}"
@@ -175,7 +190,7 @@ def run(options: Options) -> None:
         hopping, done = _begun(options, model)
         interval = options.log_interval
     left, piece = options.steps, max(1, 200 // interval) * interval
-    with only_run(options.output, resume=True), progress(options.steps, "hopping") as bar:
+    with only_run(options.output, filled=True), progress(options.steps, "hopping") as bar:
         while left > 0:
             now = min(piece, left) // interval * interval or interval
             done = hopping.run(done, now, interval, keep=options.save > 0)
@@ -205,29 +220,29 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
     from bpjax.excited.hopping_options import HoppingOptions
     from bpjax.excited.hopping_run import Hopping
 
-    tolerance = options.energy_tolerance
-    if tolerance is None:
-        tolerance = 0.0 if options.method == "landau_zener" or options.dtype == "float32" else 1e-4
     names = (
-        "integrator",
-        "method",
-        "amplitudes",
-        "substeps",
-        "decoherence",
-        "decoherence_hartree",
-        "rescale",
-        "frustrated",
+        *(
+            "integrator",
+            "method",
+            "amplitudes",
+            "substeps",
+            "decoherence",
+            "decoherence_hartree",
+            "rescale",
+            "frustrated",
+        ),
+        *("closest", "max_extrapolations", "astray"),
     )
     settings = HoppingOptions(
         timestep_fs=options.timestep,
-        energy_tolerance_ev=tolerance,
+        energy_tolerance_ev=options.energy_tolerance,
         max_drift_ev=options.max_drift,
         region=None if model.edge is None else (-model.edge, model.edge),
         units=model.units,
         lost=options.lost or "stop",
         **{name: getattr(options, name) for name in names},
     )
-    hopping = Hopping(model.model, model.masses, settings)
+    hopping = Hopping(model.model, model.masses, settings, watch=model.watch)
     R, v = _initial(options, model)
     return hopping, hopping.start(R, v, options.state, options.seed, options.basis)
 
@@ -294,6 +309,7 @@ def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:
         "largest_inconsistency": float(found.inconsistency.max()),
         "populations": found.counts[-1].tolist(),
         "errors": found.errors[-1].tolist(),
+        **_astray(done),
     }
     if model.edge is not None:
         report |= {"transmitted": outcome.transmitted.tolist(), "reflected": outcome.reflected.tolist()}
@@ -307,8 +323,35 @@ def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:
         _write_trajectories(options, model, done)
     last = ", ".join(f"{share:.3f}" for share in found.counts[-1])
     size = f"{report['trajectories']} trajectories, {done.times_fs[-1]:g} fs"
-    without = f" ({len(report['lost'])} lost, see report.json)" if report["lost"] else ""
+    counts = {"lost": report["lost"], "gone astray": report.get("astray", [])}
+    without = ", ".join(f"{len(found)} {word}" for word, found in counts.items() if found)
+    without = f" ({without}, see report.json)" if without else ""
     print(f"wrote {folder}: {size}{without}, {report['hops']} hops; populations {last}")
+    if report.get("astray"):
+        sound = report["sound_populations"]
+        text = "none is left" if sound is None else f"populations {', '.join(f'{share:.3f}' for share in sound)}"
+        print(f"without those gone astray: {report['sound']} trajectories, {text}")
+
+
+def _astray(done: HoppingRun) -> dict[str, Any]:
+    """What was seen of the geometries of a molecule, and what is left without the trajectories that went astray."""
+    import numpy as np
+
+    watch, seen = done.watch, done.state.watched
+    if watch is None:
+        return {}
+    closest = np.asarray(seen.closest) * watch.length
+    sound = done.populations(done.sound)
+    some = bool(sound.number[-1])
+    gone = done.astray
+    return {
+        "closest_contacts": {pair: closest[:, p].tolist() for p, pair in enumerate(watch.pairs)},
+        "extrapolations": None if watch.outside is None else np.asarray(seen.outside).tolist(),
+        "astray": [one._asdict() | {"time_fs": one.steps * done.options.timestep_fs} for one in gone],
+        "sound": int(sound.number[-1]),
+        "sound_populations": sound.counts[-1].tolist() if some else None,
+        "sound_errors": sound.errors[-1].tolist() if some else None,
+    }
 
 
 def _write_trajectories(options: Options, model: MovingModel, done: HoppingRun) -> None:

@@ -81,9 +81,27 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise BpjaxError(f"unknown command {name!r}; {hint}the commands are {', '.join(COMMANDS)}")
+    _keep_programs_apart()
     command = importlib.import_module(f"bpjax.cli.{name}")
     options = _parse(name, command.Options, arguments[1:])
     return 0 if options is None else command.run(options) or 0
+
+
+def _keep_programs_apart() -> None:
+    """Gives each kind of processor its own part of the folder of compiled programs that JAX is asked to keep, if it is.
+
+    Programs of another processor end in illegal instructions. JAX compares preferences of the compiler with what the processor
+    can do, finds them lacking, and prints pages about it for programs of this very processor (jax#38445, xla#44565): below errors
+    that end the process, which are raised here, XLA is silent then.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder or "jax" in sys.modules:  # it has read these variables
+        return
+    from bpjax.machine import processor
+
+    if "://" not in folder and os.path.basename(os.path.normpath(folder)) != processor():
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.expanduser(folder), processor())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _parse(name: str, options: type, arguments: list[str]) -> Any:

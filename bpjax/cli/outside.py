@@ -9,20 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ase
 
-    from bpjax.potential.energy import Params
     from bpjax.potential.evaluator import Evaluation, Evaluator
 
 LINES = 10
 """Most warnings that are shown one by one."""
-
-
-def ranges_known(params: Params) -> bool:
-    """Whether the model knows the range of any feature in training; without it there is nothing to watch."""
-    import numpy as np
-
-    return any(
-        np.isfinite(np.asarray(table[limit])).any() for table in params["scaling"].values() for limit in ("min", "max")
-    )
 
 
 def structures_outside(results: Sequence[Evaluation]) -> list[int]:

@@ -76,17 +76,19 @@ def run(options: Options) -> None:
     use_dtype(options.dtype)
     model, params = load_model(options.model, options.units)
 
-    from bpjax.cli.outside import offending, ranges_known, show_warnings
+    from bpjax.cli.outside import offending, show_warnings
     from bpjax.io.structures import write_structures
+    from bpjax.networks.scaling import ranges_known
     from bpjax.potential.evaluator import Evaluator
-    from bpjax.progress import progress
+    from bpjax.progress import counted, patient, progress
 
     frames = read_frames(options.structures, units=options.units, how=options)
     say_without_cells(options.model, frames)
-    watch = options.extrapolation == "warn" and ranges_known(params)
+    watch = options.extrapolation == "warn" and ranges_known(params["scaling"])
     evaluator = Evaluator(model, params, options.dtype, watch=watch)
     results = evaluator.evaluate_many(frames, progress, options.structures)
-    write_structures(options.output, [labelled(atoms, result) for atoms, result in zip(frames, results, strict=True)])
+    with patient(len(frames), "writing") as bar:
+        write_structures(options.output, counted(map(labelled, frames, results), bar))
     print(f"wrote {options.output}: {len(frames)} structures")
     show_warnings(evaluator, frames, results)
     if options.extrapolation_file is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from bpjax.cli.common import print_table
-from bpjax.errors import BpjaxError, OutputExistsError
 
 
 @dataclass(frozen=True)
@@ -49,32 +47,15 @@ class Options:
 
 def run(options: Options) -> None:
     """Runs all stages, prints their results and says where the report is."""
-    claim_folder(options.output, options.overwrite)
+    from bpjax.io.lock import only_run
 
-    from bpjax.analysis.quickstart import fast_plan, full_plan, quickstart
-    from bpjax.progress import progress
+    with only_run(options.output, options.overwrite, "--overwrite replaces a run"):
+        from bpjax.analysis.quickstart import fast_plan, full_plan, quickstart
+        from bpjax.progress import progress
 
-    plan = (fast_plan if options.fast else full_plan)(options.seed, options.steps)
-    quickstart(options.output, plan, progress, show)
+        plan = (fast_plan if options.fast else full_plan)(options.seed, options.steps)
+        quickstart(options.output, plan, progress, show)
     print(f"\nreport: {options.output / 'report.md'}\nmodel:  {options.output / 'model.bpjax'}")
-
-
-def claim_folder(folder: Path, overwrite: bool) -> None:
-    """Makes the folder for the results, or takes an existing one that may be written to.
-
-    Raises:
-      OutputExistsError: it holds files, and `overwrite` was not asked for.
-      BpjaxError: it is a file, or cannot be made or written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise BpjaxError(f"cannot write to {folder}: it is a file, not a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputExistsError(
-            f"{folder} already holds files; it was left as it is (use --overwrite to replace a run)"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise BpjaxError(f"cannot write to {folder}: permission denied")
 
 
 def show(stage: str, part: dict[str, Any]) -> None:

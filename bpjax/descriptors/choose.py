@@ -14,7 +14,7 @@ from bpjax.descriptors.acsf import ACSF, Angular, Radial
 from bpjax.descriptors.base import Descriptor
 from bpjax.elements import atomic_numbers, covalent_radii
 from bpjax.errors import ConfigError
-from bpjax.spec import from_spec, register, registered
+from bpjax.spec import from_spec, named_class, register
 
 _WIDEST = 100.0
 """Cutoff in A beyond which a set is a slip of the pen."""
@@ -31,8 +31,7 @@ class DescriptorSet(Protocol):
 
 def lacks_elements(asked: Any) -> bool:
     """Whether plain values are those of a descriptor of given elements and leave them out."""
-    name = asked.get("type") if isinstance(asked, dict) else None
-    cls = registered().get(name) if isinstance(name, str) else None
+    cls = named_class(asked)
     return cls is not None and "elements" not in asked and "elements" in getattr(cls, "__dataclass_fields__", {})
 
 
@@ -50,10 +49,10 @@ def descriptor_for(
     Raises:
       ConfigError: an option that is unknown, missing, of the wrong type or out of range.
     """
-    if "elements" in getattr(registered()[spec["type"]], "__dataclass_fields__", {}):
+    if lacks_elements(spec):
         spec = {"elements": list(elements), **spec}
     try:
-        found = from_spec(registered()[spec["type"]], dict(spec), where)
+        found = from_spec(named_class(spec) or Descriptor, dict(spec), where)
         return found.build(elements) if isinstance(found, DescriptorSet) else found
     except ConfigError as error:
         inner = ".".join(part for part in (field, error.field) if part)

@@ -223,12 +223,13 @@ class _ReplicaRun(Run):
             slot = (phase + block) // sim.blocks_per_frame
             self.last_states = buffers.positions[slot], buffers.momenta[slot]
             self.last_records = self.records_of(buffers.records, block)
-            if self.frames and self.step % self.settings.trajectory_interval == 0:
-                self.show(range(len(self.bodies)))
+            # First the log: a frame may not be writable, on a full disk say.
             if self.step % self.settings.log_interval == 0 or self.step == self.settings.steps:
                 self.logs.append(self.last_records)
                 if self.log_writer is not None:
                     self.log_writer.write(self.last_records)
+            if self.frames and self.step % self.settings.trajectory_interval == 0:
+                self.show(range(len(self.bodies)))
         if not fine:
             self.explode(self.records_of(buffers.records, good), start + done * steps)
 

@@ -1,5 +1,6 @@
 """`run_md`: molecular dynamics of an ASE structure with jax-md, in compiled chunks of thousands of steps."""
 
+import itertools
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from bpjax.dynamics.observers import LogWriter, energy_drift
 from bpjax.dynamics.settings import Settings
 from bpjax.dynamics.simulation import Simulation, box_too_small
 from bpjax.errors import ConfigError, DivergedError, ExtrapolationError, OutputExistsError, StructureError
+from bpjax.io.atomic import one_file
 from bpjax.io.trajectory import TrajectoryWriter
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
@@ -160,11 +162,10 @@ def settings_of(options: dict[str, Any]) -> Settings:
 
 def check_outputs(paths: dict[str, Path], overwrite: bool) -> None:
     """Refuses before anything is computed or created."""
-    names = {}
-    for name, path in paths.items():
-        other = names.setdefault(path.absolute(), name)
-        if other != name:
-            raise ConfigError(f"{path} cannot be both {other} and {name}")
+    for (name, path), (other, another) in itertools.combinations(paths.items(), 2):
+        if one_file(path, another):
+            raise ConfigError(f"{path} cannot be both {name} and {other}")
+    for path in paths.values():
         if path.is_file() and not overwrite:
             raise OutputExistsError(f"{path} already exists; it was left as it is")
 
@@ -272,25 +273,27 @@ class Run:
         good = done if fine else done - 1
         fresh = []
         start = -1 if at == 0 else first
-        for block in range(good):
-            self.step = start + (block + 1) * steps
-            record = sim.body.record(self.step, [column[block] for column in buffers.records])
-            if self.watch is not None:
-                self.watch.take(buffers.offences, block, start + block * steps)
-                record["extrapolations"] = self.watch.unlogged
-            slot = (phase + block) // sim.blocks_per_frame
-            self.last = (buffers.positions[slot], buffers.momenta[slot], record)
-            if self.frames and self.step % self.settings.trajectory_interval == 0:
-                frame = sim.body.frame(*self.latest)
-                for observer in self.observers:
-                    observer(frame, record)
-            if self.step % self.settings.log_interval == 0 or self.step == self.settings.steps:
-                fresh.append(record)
+        try:
+            for block in range(good):
+                self.step = start + (block + 1) * steps
+                record = sim.body.record(self.step, [column[block] for column in buffers.records])
                 if self.watch is not None:
-                    self.watch.unlogged = 0
-        self.records += fresh
-        if self.log_writer is not None:
-            self.log_writer.write(fresh)
+                    self.watch.take(buffers.offences, block, start + block * steps)
+                    record["extrapolations"] = self.watch.unlogged
+                slot = (phase + block) // sim.blocks_per_frame
+                self.last = (buffers.positions[slot], buffers.momenta[slot], record)
+                if self.step % self.settings.log_interval == 0 or self.step == self.settings.steps:
+                    fresh.append(record)
+                    if self.watch is not None:
+                        self.watch.unlogged = 0
+                if self.frames and self.step % self.settings.trajectory_interval == 0:
+                    frame = sim.body.frame(*self.latest)
+                    for observer in self.observers:
+                        observer(frame, record)
+        finally:  # also when a frame cannot be written, on a full disk say: the log ends with the last good state
+            self.records += fresh
+            if self.log_writer is not None:
+                self.log_writer.write(fresh)
         if not fine:
             self.stop(buffers, good, start + good * steps, start + done * steps)
 

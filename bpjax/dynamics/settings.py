@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from bpjax.errors import ConfigError
-from bpjax.spec import check_seed
+from bpjax.spec import SEEDS_ALLOWED, is_seed
 
 ENSEMBLES = ("nve", "nvt", "nvt_langevin", "npt")
 
@@ -60,10 +60,8 @@ class Settings:
                 _refuse(name, getattr(self, name), "must be an integer of at least 1")
         if not _number(self.pressure):
             _refuse("pressure", self.pressure, "must be a finite number of GPa")
-        try:
-            check_seed(self.seed)
-        except ValueError as error:
-            raise ConfigError(str(error).removeprefix("seed="), field="seed") from None
+        if not is_seed(self.seed):
+            _refuse("seed", self.seed, SEEDS_ALLOWED)
         self._check_times()
         if self.ensemble != "nve" and self.temperature == 0:
             _refuse("temperature", self.temperature, f"must be positive for {self.ensemble}")

@@ -18,21 +18,22 @@ doi:10.1038/s41467-022-30999-w (diabatic networks); Y. Shu, D. G. Truhlar, J. Ch
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bpjax.descriptors import Descriptor
 from bpjax.descriptors.base import parameters_of
 from bpjax.elements import atomic_numbers, species_of
+from bpjax.excited.hopping_watch import Watch
 from bpjax.excited.odd import OddFactor, monomials
 from bpjax.geometry import environments
 from bpjax.networks.elemental import MLP, apply_outputs, init_networks
-from bpjax.networks.scaling import init_scaling, scaled
+from bpjax.networks.scaling import init_scaling, outside, ranges_known, scaled
 from bpjax.spec import register
 from bpjax.system import Neighbors, System
 
@@ -160,6 +161,20 @@ class StateModel(ABC):
             own = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), scaling[element])
             x = x.at[rows].set(scaled(own, G[rows]))
         return x
+
+    def watch(self, params: Params) -> Watch:
+        """What surface hopping looks at in the geometries: distances of atoms, and features outside of training where known."""
+        scaling = params["scaling"]
+        outside = partial(self.outside, scaling) if ranges_known(scaling) else None
+        return Watch(tuple(self.atoms), 1.0, outside, len(self.atoms) * self.descriptor.size)
+
+    def outside(self, scaling: dict, R: Float[Array, "N 3"]) -> Int[Array, ""]:
+        """How many features at positions in A lie outside of their range in training."""
+        G, found = self.features(R), jnp.zeros((), jnp.int32)
+        for element, rows in self._present:
+            own = jax.tree.map(lambda p: jnp.asarray(p, G.dtype), scaling[element])
+            found += jnp.sum(jax.vmap(partial(outside, own))(G[rows]), dtype=jnp.int32)
+        return found
 
     def outputs(self, networks: dict, x: Float[Array, "N D"]) -> Float[Array, "N C"]:
         """Outputs of the networks for every atom, from scaled features."""

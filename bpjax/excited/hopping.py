@@ -28,9 +28,10 @@ from bpjax.excited.hopping_amplitudes import (
     local_diabatisation,
     swapped_order,
 )
-from bpjax.excited.hopping_marks import DRIFTED, NO_DIRECTION, NOT_FINITE, TOO_STEEP
+from bpjax.excited.hopping_marks import ASTRAY, DRIFTED, NO_DIRECTION, NOT_FINITE, TOO_STEEP
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
+from bpjax.excited.hopping_watch import NEVER, Watch, Watched, looked
 from bpjax.excited.integrators import SCHEMES
 from bpjax.units import HARTREE
 
@@ -80,6 +81,7 @@ class HoppingState(NamedTuple):
       outcome: 0, or -1 and 1 for a trajectory that left the region at its lower or upper end.
       mark: 0, or why the trajectory cannot go on.
       energy: total energy at the start.  drift: largest deviation from it so far.
+      watched: what was seen of its geometries.
       log: attempted hops.
     """
 
@@ -99,6 +101,7 @@ class HoppingState(NamedTuple):
     mark: Int[Array, "*T"]
     energy: Float[Array, "*T"]
     drift: Float[Array, "*T"]
+    watched: Watched
     log: Any  # HopLog; None inside a step
 
 
@@ -271,6 +274,7 @@ def _logged(log: HopLog, tried, step, source, target, gap, accepted) -> HopLog:
 def finish(
     masses: Float[Array, "*R"],
     options: HoppingOptions,
+    watch: Watch | None,
     old: HoppingState,
     s: HoppingState,
     h: Float[Array, ""],
@@ -307,14 +311,19 @@ def finish(
     part, level, good, steep = _clock(masses, options, old, total)
     fine = fine | ~good  # a part that is taken back may have gone anywhere
     new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
+    watched = looked(watch, options, old.watched, new.R, old.step + 1, new.part == 0)
+    new = new._replace(watched=watched)
     held = jnp.where(steep, TOO_STEEP, jnp.where(far, DRIFTED, s.mark))
+    if options.astray == "lose":
+        held = jnp.where((held == 0) & (watched.astray < NEVER), ASTRAY, held)
     mark = jnp.where(good, jnp.where(fine, held, NOT_FINITE), old.mark)
     mark = jnp.where(goes, mark, old.mark).astype(old.mark.dtype)
     go = goes & good & (mark == 0)
     # The log has entries of running trajectories only, and is too long to be copied at every step.
     kept = jax.tree.map(lambda a, b: jnp.where(go, a, b), new._replace(log=None), old._replace(log=None))
     log = s.log._replace(count=jnp.where(goes & good, s.log.count, old.log.count))
-    return kept._replace(mark=mark, level=jnp.where(goes, level, old.level), log=log)
+    seen = jax.tree.map(lambda a, b: jnp.where(goes & good & fine, a, b), watched, old.watched)
+    return kept._replace(mark=mark, level=jnp.where(goes, level, old.level), watched=seen, log=log)
 
 
 def _of_ev(energy: float, options: HoppingOptions) -> float:
@@ -330,9 +339,10 @@ def _rounding(one, other):
 def _clock(masses, options: HoppingOptions, old: HoppingState, total):
     """Part of the step done after this one, halvings of the next attempt, whether this one stands, and whether it should not."""
     size = PARTS >> old.level
-    if not options.energy_tolerance_ev:
+    tolerance = options.tolerance_ev(total.dtype)
+    if not tolerance:
         return old.part + size, old.level, jnp.ones((), bool), jnp.zeros((), bool)
-    allowed = _of_ev(options.energy_tolerance_ev, options)
+    allowed = _of_ev(tolerance, options)
     before = kinetic_energy(old.v, masses) + potential_energy(old, options)
     change = jnp.abs(total - before)
     rounding = _rounding(total, before)
@@ -357,7 +367,7 @@ def _outcome(options: HoppingOptions, s: HoppingState):
 
 def _step_key(options: HoppingOptions, s: HoppingState):
     key = jax.random.fold_in(jax.random.wrap_key_data(s.key, impl="threefry2x32"), s.step)
-    return jax.random.fold_in(key, s.part) if options.energy_tolerance_ev else key
+    return jax.random.fold_in(key, s.part) if options.tolerance_ev(s.R.dtype) else key
 
 
 def _uniform(options: HoppingOptions, s: HoppingState):
@@ -370,7 +380,12 @@ def _uniform(options: HoppingOptions, s: HoppingState):
 
 
 def attempt(
-    model: Diabatic, masses: Float[Array, "*R"], options: HoppingOptions, s: HoppingState, until: Int[Array, " T"]
+    model: Diabatic,
+    masses: Float[Array, "*R"],
+    options: HoppingOptions,
+    watch: Watch | None,
+    s: HoppingState,
+    until: Int[Array, " T"],
 ) -> HoppingState:
     """One step, or with an energy tolerance one part of a step, of a block of trajectories with leading axis T.
 
@@ -383,4 +398,4 @@ def attempt(
     if options.hops:
         carry_out = jax.vmap(lambda a: hop(model, masses, options, a))
         after = jax.lax.cond(jnp.any(moved.target != after.active), carry_out, lambda a: a.state, moved)
-    return jax.vmap(lambda *a: finish(masses, options, *a))(s, after, h, goes)
+    return jax.vmap(lambda *a: finish(masses, options, watch, *a))(s, after, h, goes)

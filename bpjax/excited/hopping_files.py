@@ -17,6 +17,7 @@ from bpjax.errors import FormatError
 from bpjax.excited.hopping import HopLog, HoppingState
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import HOP, HoppingRun, Records
+from bpjax.excited.hopping_watch import Watched
 from bpjax.io.archive import Archive, Entry
 from bpjax.io.atomic import atomic_path, write_npz, write_text
 from bpjax.io.trajectory import TrajectoryWriter
@@ -24,8 +25,11 @@ from bpjax.spec import from_spec, to_spec
 
 _Path = str | os.PathLike[str]
 
-VERSION = 3
+VERSION = 4
 """Of the restart file."""
+
+_PARTS = {"log": HopLog, "watched": Watched}
+"""Of the state, with fields of their own."""
 
 _WHAT = "a restart file of surface hopping"
 
@@ -36,8 +40,9 @@ def save_run(path: _Path, run: HoppingRun) -> None:
     Raises:
       BpjaxError: the file cannot be written.
     """
-    arrays = {f"state.{name}": value for name, value in run.state._asdict().items() if name != "log"}
-    arrays |= {f"log.{name}": value for name, value in run.state.log._asdict().items()}
+    arrays = {f"state.{name}": value for name, value in run.state._asdict().items() if name not in _PARTS}
+    for part in _PARTS:
+        arrays |= {f"{part}.{name}": value for name, value in getattr(run.state, part)._asdict().items()}
     arrays |= {f"records.{name}": value for name, value in run.records._asdict().items() if value is not None}
     header = {"version": VERSION, "options": to_spec(run.options), "interval": run.interval}
     header["identity"] = run.identity
@@ -57,8 +62,9 @@ def load_run(path: _Path) -> HoppingRun:
         R = archive.array("state.R", Entry("f"))
         E = archive.array("state.E", Entry("f", (len(R), None) if R.ndim else ()))
         slots = archive.array("log.step", Entry("i", (len(R), None)))
+        closest = archive.array("watched.closest", Entry("f", (len(R), None)))
         times = archive.array("times_fs", Entry("f", (None,), finite=True))
-        wanted = _entries(len(R), E.shape[1], R.shape[1:], slots.shape[1], len(times))
+        wanted = _entries(len(R), E.shape[1], R.shape[1:], slots.shape[1], closest.shape[1], len(times))
         kept = "records.R" in archive.arrays
         found = {
             name: archive.array(name, entry)
@@ -68,9 +74,12 @@ def load_run(path: _Path) -> HoppingRun:
     for name in ("state.active", "records.active"):
         if found[name].size and not 0 <= found[name].min() <= found[name].max() < E.shape[1]:
             raise archive.fault(name, f"has states that are none of {E.shape[1]}")
-    log = HopLog(**{name: jnp.asarray(found[f"log.{name}"]) for name in HopLog._fields})
-    fields = [name for name in HoppingState._fields if name != "log"]
-    state = HoppingState(**{name: jnp.asarray(found[f"state.{name}"]) for name in fields}, log=log)
+    parts = {
+        part: kind(**{name: jnp.asarray(found[f"{part}.{name}"]) for name in kind._fields})
+        for part, kind in _PARTS.items()
+    }
+    fields = [name for name in HoppingState._fields if name not in _PARTS]
+    state = HoppingState(**{name: jnp.asarray(found[f"state.{name}"]) for name in fields}, **parts)
     records = Records(**{name: found.get(f"records.{name}") for name in Records._fields})
     return HoppingRun(times, records, found["hops"], state, options, header["interval"], header["identity"])
 
@@ -91,8 +100,8 @@ def _header(archive: Archive) -> dict[str, Any]:
     return header
 
 
-def _entries(T: int, S: int, at: tuple[int, ...], slots: int, records: int) -> dict[str, Entry]:
-    """What each array must be, for so many trajectories, states, coordinates, slots of the log, and records."""
+def _entries(T: int, S: int, at: tuple[int, ...], slots: int, pairs: int, records: int) -> dict[str, Entry]:
+    """What each array must be, for so many trajectories, states, coordinates, slots of the log, pairs of elements, records."""
     moving, levels, one, row = Entry("f", (T, *at)), Entry("f", (T, S)), Entry("i", (T,)), (records, T)
     state = {
         **dict.fromkeys(("R", "v", "force"), moving),
@@ -115,28 +124,37 @@ def _entries(T: int, S: int, at: tuple[int, ...], slots: int, records: int) -> d
         **dict.fromkeys(("potential", "kinetic"), Entry("f", row)),
         **dict.fromkeys(("R", "v"), Entry("f", (*row, *at))),
     }
-    parts = {"state": state, "log": log, "records": kept}
+    watched = {"closest": Entry("f", (T, pairs)), "outside": one, "astray": one}
+    parts = {"state": state, "log": log, "watched": watched, "records": kept}
     found = {f"{part}.{name}": entry for part, entries in parts.items() for name, entry in entries.items()}
     return found | {"hops": Entry(shape=(None,), dtype=HOP)}
 
 
 def population_table(run: HoppingRun) -> dict[str, Any]:
     """Columns by name: time_fs, for each state i the population_i, error_i, amplitude_i, diabatic_i, diabatic_error_i, and going:
-    the number of trajectories that count.
+    the number of trajectories that count. Where some have gone astray also sound_population_i and sound_error_i, of those that
+    had not by then, and sound, their number.
     """
     found = run.populations()
     columns: dict[str, Any] = {"time_fs": run.times_fs}
     names = ("population", "error", "amplitude", "diabatic", "diabatic_error")
     for name, values in zip(names, found[: len(names)], strict=True):
         columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
-    return columns | {"going": found.number}
+    columns["going"] = found.number
+    if run.astray:
+        sound = run.populations(run.sound)
+        for name, values in (("sound_population", sound.counts), ("sound_error", sound.errors)):
+            columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
+        columns["sound"] = sound.number
+    return columns
 
 
 def write_populations(path: _Path, run: HoppingRun) -> None:
-    """Writes `population_table` as JSON if the name ends in .json, else as CSV."""
+    """Writes `population_table` as JSON if the name ends in .json, with null for NaN, else as CSV."""
     table = {name: np.asarray(values).tolist() for name, values in population_table(run).items()}
     if os.fspath(path).endswith(".json"):
-        text = json.dumps(table | {"trajectories": run.records.active.shape[1]}, indent=1) + "\n"
+        plain = {name: [None if value != value else value for value in values] for name, values in table.items()}
+        text = json.dumps(plain | {"trajectories": run.records.active.shape[1]}, indent=1, allow_nan=False) + "\n"
     else:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")

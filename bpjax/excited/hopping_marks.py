@@ -6,6 +6,7 @@ import numpy as np
 
 from bpjax.errors import DivergedError
 from bpjax.excited.hopping_options import HoppingOptions
+from bpjax.excited.hopping_watch import NEVER, Watch, why_astray
 
 NOT_FINITE = 1
 """Mark of a trajectory whose energies, forces or amplitudes became infinite or NaN."""
@@ -16,25 +17,40 @@ NO_DIRECTION = 2
 TOO_STEEP = 3
 """Mark of a trajectory whose energy could be kept only by dividing step after step into very many parts."""
 
-
 DRIFTED = 4
 """Mark of a trajectory whose total energy would go too far from that at the start."""
 
+ASTRAY = 5
+"""Mark of a trajectory that went beyond a limit of `hopping_watch`, where that ends it."""
+
 
 class Lost(NamedTuple):
-    """A trajectory that could not go on: its number, the steps that it had done, and why."""
+    """A trajectory that could not go on, or went astray: its number, the steps that it had done, and why."""
 
     trajectory: int
     steps: int
     reason: str
 
 
-def lost(state: Any, options: HoppingOptions) -> list[Lost]:
+def lost(state: Any, options: HoppingOptions, watch: Watch | None = None) -> list[Lost]:
     """The trajectories of a state (`hopping.HoppingState`) that cannot go on, in order."""
-    return [Lost(n, int(state.step[n]), _reason(state, options, n)) for n in np.flatnonzero(state.mark).tolist()]
+    marked = np.flatnonzero(state.mark).tolist()
+    return [Lost(n, int(state.step[n]), _reason(state, options, watch, n)) for n in marked]
 
 
-def raise_for_marks(state: Any, options: HoppingOptions) -> None:
+def astray(state: Any, options: HoppingOptions, watch: Watch | None) -> list[Lost]:
+    """The trajectories that went beyond a limit, in order; `steps` is the step in which they first did."""
+    if watch is None:
+        return []
+    gone = np.flatnonzero(np.asarray(state.watched.astray) < NEVER).tolist()
+    return [Lost(n, int(state.watched.astray[n]), _why_astray(state, options, watch, n)) for n in gone]
+
+
+def _why_astray(state: Any, options: HoppingOptions, watch: Watch, number: int) -> str:
+    return why_astray(watch, options, np.asarray(state.watched.closest[number]), int(state.watched.outside[number]))
+
+
+def raise_for_marks(state: Any, options: HoppingOptions, watch: Watch | None = None) -> None:
     """Raises for the first trajectory that cannot go on; with the option lost="leave_out" only if all of them cannot.
 
     Raises:
@@ -47,10 +63,10 @@ def raise_for_marks(state: Any, options: HoppingOptions) -> None:
     others = f" ({number} of {total} trajectories stopped)" if number > 1 else ""
     rest = "" if options.lost == "leave_out" or total == 1 else "; with lost=leave_out the others go on"
     where = f"trajectory {first}, step {int(state.step[first]) + 1}"
-    raise DivergedError(f"{where}: {_reason(state, options, first)}{others}{rest}")
+    raise DivergedError(f"{where}: {_reason(state, options, watch, first)}{others}{rest}")
 
 
-def _reason(state: Any, options: HoppingOptions, number: int) -> str:
+def _reason(state: Any, options: HoppingOptions, watch: Watch | None, number: int) -> str:
     mark = int(state.mark[number])
     if mark == NO_DIRECTION:
         names = {"coupling": "coupling vector", "gradients": "difference of the gradients"}
@@ -61,7 +77,7 @@ def _reason(state: Any, options: HoppingOptions, number: int) -> str:
         )
     if mark == TOO_STEEP:
         return (
-            f"the energy can be kept to {options.energy_tolerance_ev:g} eV only by steps far shorter than "
+            f"the energy can be kept to {options.tolerance_ev(state.R.dtype):g} eV only by steps far shorter than "
             f"{options.timestep_fs:g} fs; it is {_extent(state, number)}: the trajectory has left what the model knows, "
             "or energy_tolerance_ev is too strict"
         )
@@ -71,7 +87,8 @@ def _reason(state: Any, options: HoppingOptions, number: int) -> str:
             f"{_extent(state, number)}: the time step of {options.timestep_fs:g} fs is too long, or the trajectory has left what "
             "the model knows"
         )
-    assert mark == NOT_FINITE
+    if mark == ASTRAY and watch is not None:
+        return f"it went where the model knows nothing: {_why_astray(state, options, watch, number)}"
     return (
         f"energies, forces or amplitudes are not finite; the last good state is {_extent(state, number)}; "
         f"the model is not finite there, or the time step of {options.timestep_fs:g} fs is too long"

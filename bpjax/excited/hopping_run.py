@@ -31,9 +31,10 @@ from bpjax.excited.hopping import (
     potential_energy,
     running,
 )
-from bpjax.excited.hopping_marks import TOO_STEEP, Lost, lost, raise_for_marks
+from bpjax.excited.hopping_marks import TOO_STEEP, Lost, astray, lost, raise_for_marks
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
+from bpjax.excited.hopping_watch import Watch, begun
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import check_seed
 
@@ -91,6 +92,7 @@ class HoppingRun:
       options: those of the run.
       interval: steps between records.
       identity: what the run is of, such as hashes of its model and its start, for whoever resumes it; set by who starts it.
+      watch: what was looked at in its geometries, None if nobody looked.
     """
 
     times_fs: np.ndarray
@@ -100,10 +102,15 @@ class HoppingRun:
     options: HoppingOptions = field(repr=False)
     interval: int = 1
     identity: dict[str, str] = field(default_factory=dict)
+    watch: Watch | None = field(default=None, repr=False)
 
-    def populations(self) -> averages.Populations:
-        """Populations with errors at every record."""
-        return averages.populations(self.records.active, self.records.adiabatic, self.records.diabatic, self.going)
+    def populations(self, counted: np.ndarray | None = None) -> averages.Populations:
+        """Populations with errors at every record; of trajectories that are `counted` (records, trajectories), or that go on.
+
+        ``run.populations(run.sound)`` leaves out those that have gone astray by then; NaN where there are none.
+        """
+        counted = self.going if counted is None else counted
+        return averages.populations(self.records.active, self.records.adiabatic, self.records.diabatic, counted)
 
     def outcomes(self) -> averages.Outcomes:
         """Shares of trajectories that were reflected and transmitted; with the option `region`."""
@@ -113,13 +120,26 @@ class HoppingRun:
     @property
     def lost(self) -> list[Lost]:
         """Trajectories that could not go on; with the option `lost` at "leave_out"."""
-        return lost(self.state, self.options)
+        return lost(self.state, self.options, self.watch)
+
+    @property
+    def astray(self) -> list[Lost]:
+        """Trajectories that went where the model knows nothing, by the limits of the options, and the step in which they did."""
+        return astray(self.state, self.options, self.watch)
 
     @property
     def going(self) -> np.ndarray:
         """Which trajectories count at which record (records, trajectories): those not lost by then, the others stand still."""
-        steps = np.rint(self.times_fs / self.options.timestep_fs).astype(int)
-        return (np.asarray(self.state.mark) == 0) | (steps[:, None] <= np.asarray(self.state.step))
+        return (np.asarray(self.state.mark) == 0) | (self._steps[:, None] <= np.asarray(self.state.step))
+
+    @property
+    def sound(self) -> np.ndarray:
+        """Which trajectories count and have kept to the limits up to which record (records, trajectories)."""
+        return self.going & (self._steps[:, None] < np.asarray(self.state.watched.astray))
+
+    @property
+    def _steps(self) -> np.ndarray:
+        return np.rint(self.times_fs / self.options.timestep_fs).astype(int)
 
     @property
     def drift(self) -> np.ndarray:
@@ -135,6 +155,7 @@ class Hopping:
       masses: of the coordinates, an array that broadcasts to them: (D,), or (N, 1) for atoms.
       options: see `HoppingOptions`.
       block: trajectories worked on at a time; None chooses: `BLOCK` on a processor, all of its share on an accelerator.
+      watch: what to look at in the geometries of a molecule; None for nothing. `DiabaticPotential.watch` makes it.
 
     Trajectories are shared among all devices of the process, in blocks.
 
@@ -142,8 +163,15 @@ class Hopping:
       ConfigError: masses that are not positive.
     """
 
-    def __init__(self, model: Diabatic, masses: Any, options: HoppingOptions, block: int | None = None):
-        self.model, self.options, self.block = model, options, block
+    def __init__(
+        self,
+        model: Diabatic,
+        masses: Any,
+        options: HoppingOptions,
+        block: int | None = None,
+        watch: Watch | None = None,
+    ):
+        self.model, self.options, self.block, self.watch = model, options, block, watch
         self.masses = np.asarray(masses, float)
         if not (np.isfinite(self.masses).all() and (self.masses > 0).all()):
             raise ConfigError("must be positive and finite", field="masses")
@@ -223,7 +251,10 @@ class Hopping:
         slots = jnp.zeros(self.options.hop_capacity, jnp.int32)
         log = HopLog(zero, slots, slots, slots, jnp.zeros(slots.shape, R.dtype), slots > 0)
         drift = jnp.zeros((), R.dtype)
-        s = HoppingState(R, v, at.E, at.U, at.E, force, C, k, key, zero, zero, zero, zero, zero, at.E[0], drift, log)
+        seen = begun(self.watch, self.options, R)
+        s = HoppingState(
+            R, v, at.E, at.U, at.E, force, C, k, key, zero, zero, zero, zero, zero, at.E[0], drift, seen, log
+        )
         total = kinetic_energy(v, self._masses(R)) + potential_energy(s, self.options)
         return s._replace(energy=total)
 
@@ -276,7 +307,7 @@ class Hopping:
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
         times = self._times(start, interval, len(joined.active))
         identity = start.identity if isinstance(start, HoppingRun) else {}
-        return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval, identity)
+        return HoppingRun(times, joined, np.concatenate(hops), state, self.options, interval, identity, self.watch)
 
     def _times(self, start, interval, number):
         if not isinstance(start, HoppingRun):
@@ -295,7 +326,7 @@ class Hopping:
             state, found = self._advance(before, records=records, interval=interval, keep=keep)
             room, most = before.log.step.shape[1], int(np.max(np.asarray(state.log.count)))
             if most <= room:
-                raise_for_marks(state, self.options)
+                raise_for_marks(state, self.options, self.watch)
                 return state, jax.tree.map(np.asarray, found)
             before = before._replace(log=_longer(before.log, 2 ** int(np.ceil(np.log2(most)))))
 
@@ -317,7 +348,7 @@ class Hopping:
 
             s, _ = jax.lax.while_loop(
                 lambda c: jnp.any(behind(c[0])) & (c[1] < FEW * interval + MANY),
-                lambda c: (attempt(self.model, masses, self.options, c[0], until), c[1] + 1),
+                lambda c: (attempt(self.model, masses, self.options, self.watch, c[0], until), c[1] + 1),
                 (s, 0),
             )
             s = s._replace(mark=jnp.where(behind(s), TOO_STEEP, s.mark).astype(s.mark.dtype))
@@ -387,9 +418,10 @@ def run_hopping(
     seed: int = 0,
     basis: str = "adiabatic",
     keep: bool = False,
+    watch: Watch | None = None,
     **changes: Any,
 ) -> HoppingRun:
     """Starts and runs trajectories in one go; `changes` are single options. See `Hopping`, `Hopping.start`, `Hopping.run`."""
     options = replace(options or HoppingOptions(), **changes)
-    hopping = Hopping(model, masses, options)
+    hopping = Hopping(model, masses, options, watch=watch)
     return hopping.run(hopping.start(positions, velocities, state, seed, basis), steps, interval, keep)

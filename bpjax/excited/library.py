@@ -12,14 +12,15 @@ import numpy as np
 
 from bpjax.errors import BpjaxError, FormatError, StructureError
 from bpjax.excited.adiabatic import Diabatic
+from bpjax.excited.hopping_watch import Watch
 from bpjax.excited.lvc import LinearVibronic, pyrazine_3_modes, pyrazine_4_modes
 from bpjax.excited.models import TullyDual, TullyExtended, TullySimple
-from bpjax.excited.paths import rotation
 from bpjax.excited.sharc import read_geometry, read_lvc_template, read_velocities
 from bpjax.excited.spin import SpinStates
 from bpjax.excited.wigner import HarmonicModes, normal_modes
+from bpjax.geometry import superposing_rotation
 from bpjax.io.archive import REALS, TEXT, WHOLE, Entry, read_arrays
-from bpjax.units import ELECTRONIC
+from bpjax.units import BOHR, ELECTRONIC
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MovingModel:
       edge: distance from the crossing where scattering starts and ends, in bohr; None where nothing is scattered.
       basis: multiplicities of the states, None if all are of one.
       frame: geometry that says how the molecule faces, where the model is one of displacements from it; else None.
+      watch: what to look at in its geometries; None for a model of coordinates.
     """
 
     name: str
@@ -47,6 +49,7 @@ class MovingModel:
     edge: float | None = None
     basis: SpinStates | None = None
     frame: np.ndarray | None = None
+    watch: Watch | None = None
 
     def faced(self, R: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Geometries and velocities turned to face as `frame` does, and the largest angle in degrees; as they are without one.
@@ -60,7 +63,7 @@ class MovingModel:
         masses, largest = np.broadcast_to(self.masses, self.frame.shape)[:, 0], 0.0
         R, v = R.copy(), v.copy()
         for n, (one, speed) in enumerate(zip(R.copy(), v.copy(), strict=True)):
-            Q = rotation(one, self.frame, masses)
+            Q = superposing_rotation(one, self.frame, masses)
             angle = float(np.degrees(np.arccos(np.clip((np.trace(Q) - 1) / 2, -1, 1))))
             if angle > 1.0:
                 centre = masses @ one / masses.sum()
@@ -116,7 +119,10 @@ def _from_template(path: Path) -> MovingModel:
     modes = HarmonicModes(
         reference, np.broadcast_to(masses, reference.shape), w[vibrations], np.asarray(model.modes.modes)[:, vibrations]
     )
-    return MovingModel(str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis, frame=reference)
+    watch = Watch(model.symbols, BOHR)
+    return MovingModel(
+        str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis, frame=reference, watch=watch
+    )
 
 
 def _from_states_file(path: Path) -> MovingModel:
@@ -124,7 +130,8 @@ def _from_states_file(path: Path) -> MovingModel:
 
     model, params = load_states(path)
     masses = np.array([ase.data.atomic_masses[ase.data.atomic_numbers[symbol]] for symbol in model.atoms])[:, None]
-    return MovingModel(str(path), partial(model, params), masses, "ev-angstrom", tuple(model.atoms))
+    matrix, symbols = partial(model, params), tuple(model.atoms)
+    return MovingModel(str(path), matrix, masses, "ev-angstrom", symbols, watch=model.watch(params))
 
 
 def from_structures(frames: list[ase.Atoms], model: MovingModel, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +146,6 @@ def from_structures(frames: list[ase.Atoms], model: MovingModel, path: Path) -> 
             f"{model.name}: is a model of coordinates, not of atoms; take the word sample instead of {path}"
         )
     units = ELECTRONIC[model.units]
-    from bpjax.units import BOHR
-
     length = units.bohr / BOHR
     for n, atoms in enumerate(frames):
         if tuple(atoms.get_chemical_symbols()) != model.symbols:
@@ -192,7 +197,7 @@ def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:
     Raises:
       FormatError, StructureError: a missing or unfit entry.
     """
-    from bpjax.units import BOHR, HARTREE, SYSTEMS
+    from bpjax.units import HARTREE, SYSTEMS
 
     if model.symbols is None:
         raise BpjaxError(

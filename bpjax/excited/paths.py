@@ -10,25 +10,12 @@ import scipy.optimize
 from jaxtyping import Float
 
 from bpjax.errors import StructureError
+from bpjax.geometry import superposing_rotation
 
 
 def superposed(R: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     """R moved and turned, without reflection, to be as near to the reference as possible (least squares of all atoms)."""
-    return (R - R.mean(axis=0)) @ rotation(R, reference, np.ones(len(R))) + reference.mean(axis=0)
-
-
-def rotation(
-    R: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "N 3"], weights: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, "3 3"]:
-    """The Q for which R Q, about its centre, is nearest to the reference: least squares of all atoms with weights.
-
-    References: W. Kabsch, Acta Cryst. A 32, 922 (1976), doi:10.1107/S0567739476001873.
-    """
-    w = weights / weights.sum()
-    x, y = R - w @ R, reference - w @ reference
-    W, _, Vt = np.linalg.svd((w[:, None] * x).T @ y)
-    turn = np.diag([1.0, 1.0, np.sign(np.linalg.det(W @ Vt))])
-    return W @ turn @ Vt
+    return (R - R.mean(axis=0)) @ superposing_rotation(R, reference) + reference.mean(axis=0)
 
 
 def linear_path(start: Any, end: Any, points: int, internal: bool = False) -> Float[np.ndarray, "K N 3"]:

@@ -71,7 +71,7 @@ def populations(
     """Averages over trajectories of what was recorded, (T, N), (T, N, S), (T, N, S); `going` (T, N): which of them count."""
     going = np.ones(active.shape, bool) if going is None else going
     number = going.sum(axis=1)
-    N = number[:, None]
+    N = np.where(number, number, np.nan)[:, None]  # of none there is no average
 
     def mean(values):
         return np.where(going[..., None], values, 0).sum(axis=1) / N

@@ -18,12 +18,13 @@ import ase.data
 import numpy as np
 from jaxtyping import Float, Int
 
-from bpjax.errors import ConfigError, FormatError
+from bpjax.errors import BpjaxError, ConfigError, FormatError
 from bpjax.io.archive import NUMBERS, TEXT, WHOLE, Archive, Entry
 from bpjax.spec import register
 from bpjax.units import ENERGIES, LENGTHS
 
 COUPLINGS = ("derivative", "interstate", "minus interstate")
+AXES = ("states, atoms", "atoms, states")
 PHASES = ("arbitrary", "consistent")
 
 _ARRAYS = ("positions", "energies", "gradients", "couplings", "dipoles")
@@ -56,6 +57,8 @@ class StatesFormat:
       energy: unit of energies, see `bpjax.units.ENERGIES`.
       length: unit of positions, see `bpjax.units.LENGTHS`.
       gradient_length: unit of length in gradients and couplings; None for `length`.
+      axes: "states, atoms" where gradients, forces and couplings are (n, S, N, 3) and (n, pairs, N, 3), "atoms, states" where
+        they are (n, N, S, 3) and (n, N, pairs, 3), as in SPaiNN's own databases.
       gradients, forces: name of the field of gradients, or of forces; None for "G" or "gradients", or for none.
       couplings: name of the field of couplings; None to read none.
       coupling_kind: "derivative" for d, "interstate" for h = (E_j - E_i) d, "minus interstate" for its negative.
@@ -74,6 +77,7 @@ class StatesFormat:
     energy: str
     length: str
     gradient_length: str | None = None
+    axes: str = "states, atoms"
     gradients: str | None = None
     forces: str | None = None
     couplings: str | None = None
@@ -89,6 +93,7 @@ class StatesFormat:
         for name in ("length", "gradient_length", "dipole_length"):
             if name == "length" or getattr(self, name) is not None:
                 _allowed(name, getattr(self, name), LENGTHS)
+        _allowed("axes", self.axes, AXES)
         if self.gradients is not None and self.forces is not None:
             raise ValueError(f"StatesFormat gradients={self.gradients!r}, forces={self.forces!r}: one of the two")
         if self.couplings is not None and self.coupling_kind is None:
@@ -233,9 +238,9 @@ def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
 
 def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat) -> StatesData:
     name = archive.name("numbers")
-    numbers = archive.archive.array(name, Entry(WHOLE, (None,))).astype(np.int64)
+    numbers = archive.array(name, Entry(WHOLE, (None,))).astype(np.int64)
     if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(ase.data.chemical_symbols):
-        raise archive.archive.fault(name, f"must be atomic numbers from 1 to {len(ase.data.chemical_symbols) - 1}")
+        raise archive.fault(name, f"must be atomic numbers from 1 to {len(ase.data.chemical_symbols) - 1}")
     R = archive.real(archive.name("positions"), (None, len(numbers), 3)) * LENGTHS[form.length]
     n = len(R)
     E = archive.real(archive.name("energies"), (n, None)) * ENERGIES[form.energy]
@@ -246,12 +251,12 @@ def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat
     G = _gradients(archive, form, (n, E.shape[1], len(numbers), 3))
     _check_lengths(path, numbers, R)
     if G is not None:
-        _check_axes(path, G)
+        _check_axes(path, form, G)
     h = _couplings(archive, form, E, len(numbers))
     mu = _dipoles(archive, form, n, E.shape[1])
     tags = ("all",) * n
     if archive.has("tags"):
-        found = archive.archive.array(archive.name("tags"), Entry(NUMBERS + TEXT, (n,)))
+        found = archive.array(archive.name("tags"), Entry(NUMBERS + TEXT, (n,)))
         tags = tuple(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in found.tolist())
     data = StatesData(
         numbers, R, E[:, kept],
@@ -283,20 +288,28 @@ _BONDED = 0.6, 1.5
 """Distance of the nearest atoms over the sum of their covalent radii: 0.9 to 1.1 in molecules."""
 
 
-def _check_axes(path: str | os.PathLike[str], G: np.ndarray) -> None:
+def _check_axes(path: str | os.PathLike[str], form: StatesFormat, G: np.ndarray) -> None:
     """Raises where gradients (n, S, N, 3) sum to zero over the states, and not over the atoms."""
     size = np.sqrt((G**2).sum())
     over_states, over_atoms = (np.linalg.norm(G.sum(axis=axis)) for axis in (1, 2))
     if size > 0 and over_atoms > 0.3 * size and over_states < 0.1 * size:
-        message = "gradients (or forces) sum to zero over states and not over atoms: is their shape (geometries, atoms, states"
-        raise FormatError(path, f"{message}, 3)? It must be (geometries, states, atoms, 3)")
+        message = "gradients (or forces) sum to zero over states and not over atoms: are their axes geometries"
+        other = AXES[form.axes == AXES[0]]
+        raise FormatError(path, f"{message}, {other}, 3? The format says {form.axes!r} (StatesFormat axes)")
+
+
+def _of_atoms(archive: "_Fields", form: StatesFormat, name: str, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """A field with vectors of states, or of pairs of them, and atoms, in this order, (n, S, N, 3)."""
+    if form.axes == AXES[0]:
+        return archive.real(name, shape)
+    return archive.real(name, (shape[0], shape[2], shape[1], 3)).swapaxes(1, 2)
 
 
 def _gradients(archive: "_Fields", form: StatesFormat, shape) -> np.ndarray | None:
     if form.forces is not None:
-        return -archive.real(form.forces, shape)
+        return -_of_atoms(archive, form, form.forces, shape)
     name = form.gradients or (archive.name("gradients") if archive.has("gradients") else None)
-    return None if name is None else archive.real(name, shape)
+    return None if name is None else _of_atoms(archive, form, name, shape)
 
 
 def _couplings(archive: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
@@ -304,7 +317,7 @@ def _couplings(archive: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int
     if form.couplings is None:
         return None
     pairs = pairs_of(E.shape[1])
-    C = archive.real(form.couplings, (len(E), len(pairs), atoms, 3)) * form.coupling_unit
+    C = _of_atoms(archive, form, form.couplings, (len(E), len(pairs), atoms, 3)) * form.coupling_unit
     length = LENGTHS[form.gradient_length or form.length]
     if form.coupling_kind == "derivative":
         gap = np.stack([E[:, j] - E[:, i] for i, j in pairs], axis=1)
@@ -317,7 +330,7 @@ def _dipoles(archive: "_Fields", form: StatesFormat, n: int, S: int) -> np.ndarr
     if form.dipoles is None:
         return None
     rows, columns = np.triu_indices(S)
-    raw = archive.archive.array(form.dipoles, Entry(NUMBERS))
+    raw = archive.array(form.dipoles, Entry(NUMBERS))
     unit = LENGTHS[form.dipole_length or form.length]
     if raw.ndim == 4:
         return archive.real(form.dipoles, (n, S, S, 3)) * unit
@@ -360,14 +373,20 @@ class _Fields:
                 return name
         raise FormatError(self.archive.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
 
+    def array(self, name: str, wanted: Entry) -> np.ndarray:
+        return self.archive.array(name, wanted)
+
+    def fault(self, name: str, message: str) -> BpjaxError:
+        return self.archive.fault(name, message)
+
     def real(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        found = self.archive.array(name, Entry(NUMBERS, shape))
+        found = self.array(name, Entry(NUMBERS, shape))
         if np.iscomplexobj(found):
-            raise self.archive.fault(name, "is complex; real states are needed, whose couplings and dipoles are real")
+            raise self.fault(name, "is complex; real states are needed, whose couplings and dipoles are real")
         found = found.astype(np.float64)
         bad = ~np.isfinite(found.reshape(len(found), math.prod(found.shape[1:]))).all(axis=1)
         if bad.any():
-            raise self.archive.fault(name, f"geometry {int(np.argmax(bad))} holds a number that is not finite")
+            raise self.fault(name, f"geometry {int(np.argmax(bad))} holds a number that is not finite")
         return found
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from bpjax.errors import ModelFileError
 from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, init
 from bpjax.io.model_file import read_model_file, write_model_file
-from bpjax.potential.store import OF_STATES, UNITS, check_arrays, check_meta
-from bpjax.spec import from_spec, to_spec
+from bpjax.potential.store import UNITS, check_arrays, check_meta
+from bpjax.spec import from_spec, named_class, to_spec
 
-_KINDS = dict(zip(OF_STATES, (DiabaticPotential, MultiStatePotential), strict=True))
+_KINDS = (DiabaticPotential, MultiStatePotential)
 
 
 def save_states(
@@ -48,10 +48,12 @@ def load_states(path: str | Path) -> tuple[DiabaticPotential | MultiStatePotenti
       ModelFileError: not there, not a model file, one of another kind, or with arrays that do not fit.
     """
     meta, arrays = read_model_file(path)
-    kind = meta["spec"].get("type") if isinstance(meta["spec"], dict) else None
+    kind = named_class(meta["spec"])
     if kind not in _KINDS:
-        raise ModelFileError(path, f"holds a model of kind {kind}, not one of several states ({', '.join(_KINDS)})")
-    model = from_spec(_KINDS[kind], meta["spec"], where=f"{path}: model.json")
+        allowed = ", ".join(cls.__name__ for cls in _KINDS)
+        held = f"a model of kind {kind.__name__}" if kind else "a model of no known kind"
+        raise ModelFileError(path, f"holds {held}, not one of several states ({allowed})")
+    model = from_spec(kind, meta["spec"], where=f"{path}: model.json")
     check_meta(path, meta, model.elements)
     check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
     return model, jax.tree.map(jnp.asarray, arrays)

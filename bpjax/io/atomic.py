@@ -38,6 +38,14 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> BpjaxError:
     return BpjaxError(f"cannot write {os.fspath(path)}: {reason}")
 
 
+def one_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two names are those of one file, there or still to be written, through links of either kind."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them is not there
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path that becomes `path` when the block ends without an exception.

@@ -57,13 +57,11 @@ def write_model_file(path: str | os.PathLike[str], meta: Mapping[str, Any], arra
     flat = dict(sorted(_flatten(path, arrays)))
     header = {"format": FORMAT, "version": VERSION, **{name: meta[name] for name in META_FIELDS}}
     header["arrays"] = {key: {"dtype": a.dtype.str, "shape": list(a.shape)} for key, a in flat.items()}
+    members = {_member(key): _npy(array) for key, array in flat.items()}
     try:
-        json.dumps(header, allow_nan=False)
+        header["checksum"] = _checksum(header, members)
     except (TypeError, ValueError) as error:
         raise ModelFileError(path, f"meta is not plain JSON: {error}") from error
-
-    members = {_member(key): _npy(array) for key, array in flat.items()}
-    header["checksum"] = _checksum(header, members)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "model.json", json.dumps(header, indent=1, allow_nan=False).encode())

@@ -32,6 +32,7 @@ from bpjax.io.labels import labels
 from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
 from bpjax.io.xyz_dialects import rewritten
+from bpjax.progress import Progress, ProgressFn, counted, silent
 from bpjax.units import unit_system
 
 # Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
@@ -71,6 +72,7 @@ def read_structures(
     keys: LabelKeys | None = None,
     file_format: str | None = None,
     species: Sequence[str] | None = None,
+    progress: ProgressFn = silent,
 ) -> list[ase.Atoms]:
     """Reads structures from any file that ASE reads, a data file of RuNNer or n2p2, or npz, and checks each of them.
 
@@ -82,6 +84,7 @@ def read_structures(
       keys: names of the labels, where they are not those of ASE.
       file_format: ASE's name of the format, where the file does not show it.
       species: elements of the types 1, 2, ... of a LAMMPS file that has no masses.
+      progress: what shows it; see `bpjax.progress`.
 
     Raises:
       FormatError: the file is missing, empty, truncated or in no known format.
@@ -97,23 +100,25 @@ def read_structures(
         unit_system(units, os.fspath(path))
     options = reader_options(path, found, species)
     if found == _RUNNER:
-        frames = read_runner(path, units, index)
+        frames = read_runner(path, units, index, progress)
     elif found == _NPZ:
         frames = _chosen(read_npz(path, units, keys), selection)
         keys = None
     else:
-        frames = _read_by_ase(path, found, selection, plain, options)
+        with progress(0, "reading") as bar:
+            frames = _read_by_ase(path, found, selection, plain, options, bar)
     if not frames:
         raise FormatError(path, "holds no structures" if selection == slice(None) else f"has no frame {index}")
     if keys is not None:
         take_labels(frames, keys, path)
-    for number, atoms in zip(_frame_numbers(selection, len(frames)), frames, strict=True):
-        check_structure(atoms, path, number)
+    with progress(len(frames), "checking") as bar:
+        for number, atoms in zip(_frame_numbers(selection, len(frames)), counted(frames, bar), strict=True):
+            check_structure(atoms, path, number)
     return frames
 
 
 def _read_by_ase(
-    path: _Path, file_format: str, selection: int | slice, plain: bool, options: dict[str, Any]
+    path: _Path, file_format: str, selection: int | slice, plain: bool, options: dict[str, Any], bar: Progress
 ) -> list[ase.Atoms]:
     frames: list[ase.Atoms] = []
     try:
@@ -121,16 +126,18 @@ def _read_by_ase(
             with open_with_compression(os.fspath(path), "rb") as file:
                 text, remarks = rewritten(path, file)
             check_extxyz(path, io.BytesIO(text.encode()))  # what stands there now may say something twice
-            for number, atoms in enumerate(iread(io.StringIO(text), slice(None), format=file_format, parallel=False)):
+            read = iread(io.StringIO(text), slice(None), format=file_format, parallel=False)
+            for number, atoms in enumerate(counted(read, bar)):
                 remarks.apply(atoms, number)
                 frames.append(atoms)
             return _chosen(frames, selection)
         if file_format in DATABASES:
             return _chosen(read_database(path, file_format), selection)
         # A format is given, so an "@" in the name is not taken for a selection of frames.
-        for atoms in iread(
+        read = iread(
             os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True, **options
-        ):
+        )
+        for atoms in counted(read, bar):
             if file_format.startswith("lammps-dump") and atoms.calc is not None:
                 atoms.calc.results.pop("energy", None)  # dumps hold none; ASE puts zero there beside forces
             frames.append(atoms)

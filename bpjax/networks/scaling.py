@@ -77,3 +77,8 @@ def outside(scaling: dict, G: Float[Array, " D"]) -> Bool[Array, " D"]:
 
     low, high = scaling["min"], scaling["max"]
     return (G < low - slack(low)) | (G > high + slack(high))
+
+
+def ranges_known(scaling: dict[str, dict]) -> bool:
+    """Whether the range of any feature in training is known, by element; without it there is nothing to watch."""
+    return any(np.isfinite(np.asarray(table[limit])).any() for table in scaling.values() for limit in ("min", "max"))

@@ -5,7 +5,7 @@ What energies say of forces and stresses is in `derivative_checks`.
 
 import numpy as np
 
-from bpjax.elements import covalent_radii
+from bpjax.elements import NOBLE_GASES, covalent_radii
 from bpjax.io.label_keys import free_energy_alone, two_energies, unused_labels
 from bpjax.io.labels import is_isolated_atom, labels, nearest_image
 from bpjax.training.measures import Measures, odd_shear, total_energy
@@ -106,7 +106,7 @@ def units(found: Measures, elements: tuple[str, ...], offsets: np.ndarray) -> li
     """Magnitudes that energies in eV, lengths in A and forces in eV/A do not have."""
     messages = []
     bond = found.bond[np.isfinite(found.bond)]
-    if len(bond) and not set(elements) <= {"He", "Ne", "Ar", "Kr", "Xe", "Rn"}:
+    if len(bond) and not set(elements) <= set(NOBLE_GASES):
         low, middle, high = np.quantile(bond, [0.1, 0.5, 0.9])
         text = f"nearest atoms are {middle:.2f} times as far apart as the sum of their covalent radii"
         if middle > 1.4 and low > 1.3:

@@ -1,7 +1,8 @@
 """From files to what a training run needs: checked structures, splits, elements, energy offsets."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from bpjax.descriptors.choose import descriptor_for, lacks_elements
 from bpjax.elements import sorted_elements
-from bpjax.errors import ConfigError, StructureError, UnknownSpeciesError
+from bpjax.errors import ConfigError, FormatError, StructureError, UnknownSpeciesError
 from bpjax.io.labels import group_of, is_isolated_atom, labels, name_hint, require_labels, weights_of
 from bpjax.io.structures import no_collections, read_structures
 from bpjax.spec import from_spec, from_toml
@@ -153,6 +154,20 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
     return Structures(train, validation, test, elements, known, report, dropped)
 
 
+@contextlib.contextmanager
+def named_in(path: Path) -> Iterator[None]:
+    """Adds to errors about data which training file, and which line of it, names them."""
+    try:
+        yield
+    except (FormatError, StructureError, ConfigError) as error:
+        about = error.where if isinstance(error, ConfigError) else error.path
+        if about is not None and Path(about) != path:
+            lines = path.read_text().splitlines()
+            line = next((n for n, line in enumerate(lines, 1) if Path(about).name in line), None)
+            error.named_in = str(path) if line is None else f"{path}: line {line}"
+        raise
+
+
 def read_run(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptions, Structures]:
     """Options and structures of a training file. A descriptor without `elements` gets those of the data.
 
@@ -167,12 +182,13 @@ def read_run(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptio
     folder = data_folder or path.parent
     spec = from_toml(dict[str, Any], path)
     asked = spec.get("descriptor")
-    if not lacks_elements(asked):
-        options = from_spec(TrainingOptions, spec, str(path))
-        return options, prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
-    rest = {name: section for name, section in spec.items() if name != "descriptor"}
+    complete = not lacks_elements(asked)
+    rest = {name: section for name, section in spec.items() if complete or name != "descriptor"}
     options = from_spec(TrainingOptions, rest, str(path))
-    structures = prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
+    with named_in(path):
+        structures = prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
+    if complete:
+        return options, structures
     descriptor = descriptor_for(asked, structures.elements, str(path), "descriptor")
     return replace(options, descriptor=descriptor), structures
 

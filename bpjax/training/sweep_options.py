@@ -20,7 +20,7 @@ from bpjax.errors import ConfigError
 from bpjax.spec import check, check_seed, from_spec, from_toml, register
 from bpjax.training.losses import KINDS
 from bpjax.training.options import TrainingOptions
-from bpjax.training.prepare import Structures, prepare
+from bpjax.training.prepare import Structures, named_in, prepare
 from bpjax.training.sweep_space import Space, TrainingFile, check_space, read_space
 
 SAMPLERS = ("random", "grid", "tpe", "cmaes", "gp", "qmc", "sobol", "halton")
@@ -122,7 +122,8 @@ def read_sweep(path: Path) -> SweepRun:
     # The elements of a descriptor are those of the data, which are read first.
     options = from_spec(TrainingOptions, {k: v for k, v in spec.items() if k != "descriptor"}, str(path))
     batch_size = getattr(options.optimizer, "batch_size", None)
-    structures = prepare(options.data, path.parent, options.optimizer.seed, batch_size)
+    with named_in(path):
+        structures = prepare(options.data, path.parent, options.optimizer.seed, batch_size)
     file = TrainingFile(spec, structures.elements, str(path), path.parent)
     check_sweep(file, settings.space)
     return SweepRun(settings, file, structures)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bpjax.geometry import superposing_rotation
 from bpjax.io.labels import labels
 from bpjax.io.structures import full_cell
 
@@ -236,7 +237,7 @@ def _work_of_pair(a, b) -> np.ndarray | None:
                 ends = [float((v * s * strain).sum()) for v, s in zip(volumes, (one.stress, two.stress), strict=True)]
                 of_stress, second = 0.5 * sum(ends), 0.5 * (ends[1] - ends[0])
     else:
-        Q = _rotation(b.positions, a.positions)
+        Q = superposing_rotation(b.positions, a.positions)
         shift = (b.positions - b.positions.mean(axis=0)) @ Q - (a.positions - a.positions.mean(axis=0))
         forces = forces @ Q
     if np.linalg.norm(shift - shift.mean(axis=0), axis=1).max() > _FARTHEST:
@@ -274,11 +275,3 @@ def _difference(a, b) -> float:
     return float(((r[0] - r[1]) ** 2).sum()) + len(a) * float(
         (np.subtract(*(x.cell.array[x.pbc] for x in (a, b))) ** 2).sum()
     )
-
-
-def _rotation(of: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """Rotation Q that brings `of` @ Q nearest to `onto`, both about their centres (Kabsch, doi:10.1107/S0567739476001873)."""
-    A, B = of - of.mean(axis=0), onto - onto.mean(axis=0)
-    U, _, V = np.linalg.svd(A.T @ B)
-    sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ V))])
-    return U @ sign @ V

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from bpjax import progress
 from bpjax.cli import COMMANDS, common
 from bpjax.cli.main import main
 from bpjax.errors import BpjaxError
 from bpjax.io.structures import write_structures
+from bpjax.machine import processor
 from bpjax.potential.evaluator import Evaluator
 from bpjax.potential.store import save
 from tests.small_model import MODEL, STRUCTURES, crystal, small_params
@@ -85,6 +87,45 @@ def test_help_is_quick():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_programs_of_each_processor_are_kept_apart(monkeypatch, tmp_path):
+    monkeypatch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    keep_apart = sys.modules["bpjax.cli.main"]._keep_programs_apart
+    keep_apart()  # JAX is there and has read them
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path) and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    monkeypatch.delitem(sys.modules, "jax")
+    for _ in range(2):  # a program that bpjax starts finds what its parent has set
+        keep_apart()
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / processor())
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    monkeypatch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
+    monkeypatch.setitem(os.environ, "TF_CPP_MIN_LOG_LEVEL", "0")
+    keep_apart()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "gs://bucket/programs"
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    keep_apart()
+    assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.slow
+def test_kept_programs_are_used_in_silence(folder, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TF_CPP"))}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, "-m", "bpjax", "predict", str(folder / "m.bpjax"), str(folder / "in.extxyz"), "-o"]
+    kept = []
+    for name in ("one.extxyz", "two.extxyz"):
+        done = subprocess.run([*command, tmp_path / name], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0
+        assert [line for line in done.stderr.splitlines() if not line.startswith("structures: ")] == []
+        kept.append({path.name for path in (tmp_path / "programs" / processor()).iterdir() if "-cache" in path.name})
+    assert kept[0] and kept[0] == kept[1]
+    assert [path.name for path in (tmp_path / "programs").iterdir()] == [processor()]
+    assert (tmp_path / "one.extxyz").read_bytes() == (tmp_path / "two.extxyz").read_bytes()
 
 
 def test_version(capsys):
@@ -182,8 +223,9 @@ def test_tables_on_a_terminal_and_elsewhere(capsys, monkeypatch):
 # ---------------------------------------------------------------------------------------------------------------- commands
 
 
-def test_predict_writes_what_ase_reads_back(folder, tmp_path):
+def test_predict_writes_what_ase_reads_back(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.extxyz"
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)  # as if reading and writing took long
     assert run("predict", folder / "m.bpjax", folder / "in.extxyz", "-o", out, "--dtype", "float64") == 0
     frames = [f() for f in STRUCTURES.values()]
     results = Evaluator(MODEL, PARAMS, "float64").evaluate_many(frames)
@@ -195,6 +237,10 @@ def test_predict_writes_what_ase_reads_back(folder, tmp_path):
         assert ("stress" in atoms.calc.results) == bool(atoms.pbc.all())
         if atoms.pbc.all():
             np.testing.assert_allclose(atoms.get_stress(voigt=False), result.stress, atol=1e-12)
+    shown, N = capsys.readouterr().err, len(frames)
+    assert [line.split(" (")[0] for line in shown.splitlines() if line.startswith(("read", "check", "struct", "writ"))] == [
+        f"reading: {N}", f"checking: {N}/{N}", f"structures: {N}/{N}", f"writing: {N}/{N}",
+    ]  # fmt: skip
 
 
 def test_predict_replaces_labels_and_keeps_the_rest(folder, tmp_path):

@@ -22,7 +22,8 @@ from bpjax.cli.main import main
 from bpjax.errors import ConfigError
 from bpjax.interop.n2p2 import read_folder, read_potential, write_potential
 from bpjax.io.labels import labels
-from bpjax.io.runner import read_runner, write_runner
+from bpjax.io.runner import read_runner
+from bpjax.io.runner_writer import write_runner
 from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential import init, load, save

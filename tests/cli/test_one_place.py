@@ -1,5 +1,6 @@
 """Two runs in one place, inputs that are outputs, surroundings without terminals, seeds that are none."""
 
+import errno
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from bpjax.descriptors.acsf import Radial
 from bpjax.dynamics.settings import Settings
 from bpjax.errors import BpjaxError, ConfigError, OutputExistsError
 from bpjax.excited.wigner import HarmonicModes, wigner_samples
+from bpjax.io import lock
 from bpjax.io.lock import LOCK, only_run
 from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
@@ -94,9 +96,43 @@ def test_a_folder_is_of_one_run(tmp_path):
     with pytest.raises(OutputExistsError, match="already holds files; it was left as it is"):
         with only_run(folder):
             pass
-    with only_run(folder, resume=True):
+    with only_run(folder, filled=True):
         pass
     assert [path.name for path in folder.iterdir()] == ["result"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuses(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        return flock
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuses(errno.ENOLCK))
+    with (
+        pytest.warns(UserWarning, match="run cannot be locked: see to it that no other run writes to it"),
+        only_run(tmp_path / "run"),
+    ):
+        (tmp_path / "run" / "result").write_text("x")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
+    monkeypatch.setattr(lock.fcntl, "flock", refuses(errno.EIO))
+    with pytest.raises(BpjaxError, match="cannot write"), only_run(tmp_path / "other"):
+        pass
+
+
+def test_the_quickstart_has_its_folder_for_itself(tmp_path, capsys):
+    with only_run(tmp_path / "run"):
+        assert main(["quickstart", "-o", str(tmp_path / "run"), "--overwrite"]) == 2
+    assert "another run (process" in capsys.readouterr().err
+
+
+def test_errors_of_data_say_which_training_file_names_them(tmp_path, capsys):
+    config = tmp_path / "a.toml"
+    space, data = '[sweep.space]\n"loss.forces" = [1.0, 2.0]\n', '[data]\ntrain = [\n  "none.extxyz",\n]\n'
+    for command, text, line in (("train", data, 3), ("sweep", space + data, 5)):
+        config.write_text(text)
+        assert main([command, str(config), "-o", str(tmp_path / "run")]) == 2
+        assert f"none.extxyz: no such file (named in {config}: line {line})" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_early_leaves_nothing(tmp_path):
@@ -196,7 +232,7 @@ def test_seeds_by_name(folder, capsys, words, seed):
 
 
 def test_seeds_in_python():
-    with pytest.raises(ConfigError, match=f"seed: -1: {SEED}"):
+    with pytest.raises(ConfigError, match=f"seed: -1 {SEED}"):
         Settings(seed=-1)
     modes = HarmonicModes(np.zeros(1), np.ones(1), np.ones(1), np.eye(1))
     for make in (

@@ -54,6 +54,21 @@ def left_handed():
     return atoms
 
 
+def test_the_log_goes_as_far_as_the_frames(tmp_path):
+    """A frame that cannot be written, say on a full disk, ends the run; the log has the record of that step and all before."""
+    seen, log = [], tmp_path / "log.jsonl"
+
+    def full(frame, record):
+        seen.append(record["step"])
+        if len(seen) == 3:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        run_md(MODEL, params(), crystal(1), steps=25, log_interval=5, trajectory_interval=10, log=log, observers=[full])
+    assert seen == [0, 10, 20]
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [0, 5, 10, 15, 20]
+
+
 @pytest.mark.parametrize(
     "make",
     [pytest.param(left_handed, marks=pytest.mark.slow), pytest.param(slab, marks=pytest.mark.exhaustive), cluster],

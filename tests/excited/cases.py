@@ -3,6 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+VERLET = {"integrator": "velocity_verlet", "energy_tolerance_ev": 0.0}
+"""Options of surface hopping where one force in a step of one length is exact enough: a quarter of the cost."""
+
 
 def hermitian(rng, n, imaginary):
     A = rng.normal(size=(n, n)) + (1j * rng.normal(size=(n, n)) if imaginary else 0)

@@ -20,17 +20,19 @@ from bpjax.excited.hopping_run import Hopping, run_hopping
 from bpjax.excited.hopping_velocities import internal_velocity, kinetic_energy, rescaled
 from bpjax.excited.models import LandauZener, TullyDual, TullyExtended, TullySimple
 from bpjax.units import ATOMIC_TIME_FS, HARTREE
-from tests.excited.cases import MASSES, ensemble, molecule_like, random_model
+from tests.excited.cases import MASSES, VERLET, ensemble, molecule_like, random_model
 from tests.tiers import exhaustive
 
 TULLY = {"sac": (TullySimple(), 10.0), "dac": (TullyDual(), 10.0), "ecr": (TullyExtended(), 12.0)}
-PLAIN = HoppingOptions(decoherence="none")
+PLAIN = HoppingOptions(decoherence="none", **VERLET)
 
 
 def scattered(name, momenta, number, dt, **options):
     """Shares (momenta, 2 sides, 2 states): transmitted, reflected; as the reference, which keeps the momentum."""
     model, edge = TULLY[name]
-    chosen = HoppingOptions(timestep_fs=dt * ATOMIC_TIME_FS, decoherence="none", region=(-edge, edge), **options)
+    chosen = HoppingOptions(
+        timestep_fs=dt * ATOMIC_TIME_FS, decoherence="none", region=(-edge, edge), **VERLET, **options
+    )
     hopping = Hopping(model, [model.mass], chosen)
     k = np.repeat(np.asarray(momenta, float), number)
     state = hopping.start(np.full((len(k), 1), -edge), k[:, None] / model.mass, 0, seed=3)
@@ -98,7 +100,10 @@ def test_landau_zener_amplitudes(amplitudes, V, rate):
     """A nucleus too heavy to be deflected: one surface, amplitudes after the crossing, against the closed form."""
     mass, v, T = 1e14, 1.0, 300.0 if V < 0.01 else 900.0
     options = HoppingOptions(
-        timestep_fs=ATOMIC_TIME_FS * 0.25 * np.sqrt(0.002 / rate), method="born_oppenheimer", amplitudes=amplitudes
+        timestep_fs=ATOMIC_TIME_FS * 0.25 * np.sqrt(0.002 / rate),
+        method="born_oppenheimer",
+        amplitudes=amplitudes,
+        **VERLET,
     )
     n = int(2 * T / options.dt)
     run = run_hopping(LandauZener(rate, V), [[-T]], [[v]], [mass], 0, n, options, interval=n)
@@ -110,7 +115,7 @@ def test_landau_zener_amplitudes(amplitudes, V, rate):
 def test_landau_zener_hops_from_gaps():
     """Belyaev and Lebedev's probability is exact for straight lines: shares within three binomial errors, one attempt at most."""
     V, rate, T, number = 0.01, 1e-3, 300.0, 2000
-    options = HoppingOptions(timestep_fs=2 * ATOMIC_TIME_FS, method="landau_zener")
+    options = HoppingOptions(timestep_fs=2 * ATOMIC_TIME_FS, method="landau_zener", **VERLET)
     model = LandauZener(rate, V)
     run = run_hopping(model, np.full((number, 1), -T), np.ones((number, 1)), [1e14], 0, 300, options, interval=300)
     exact = float(landau_zener(jnp.asarray(V), jnp.asarray(rate)))
@@ -175,7 +180,7 @@ def test_internal_velocity_has_no_momenta():
 @pytest.mark.slow
 def test_ehrenfest_conserves_energy_and_starts_as_a_single_surface():
     R, v = ensemble(16)
-    options = HoppingOptions(timestep_fs=0.01, method="ehrenfest")
+    options = HoppingOptions(timestep_fs=0.01, method="ehrenfest", **VERLET)
     run = run_hopping(molecule_like(), R, v, MASSES, 2, 2000, options, interval=2000)
     assert run.drift.max() * HARTREE < 2e-4
     assert not len(run.hops)
@@ -199,7 +204,7 @@ def test_ehrenfest_conserves_energy_and_starts_as_a_single_surface():
 def test_phases_of_states_change_nothing(monkeypatch, amplitudes, imaginary, steps):
     """Random phases at every geometry, those of one geometry different each time it is met by another function."""
     model, (R, v) = molecule_like(imaginary=imaginary), ensemble(32)
-    options = HoppingOptions(timestep_fs=0.1, amplitudes=amplitudes, substeps=5)
+    options = HoppingOptions(timestep_fs=0.1, amplitudes=amplitudes, substeps=5, **VERLET)
 
     def run():
         return run_hopping(model, R, v, MASSES, 2, steps, options, interval=10, seed=4)
@@ -230,7 +235,7 @@ def test_trivial_crossing_is_followed():
     model = lambda R: jnp.array([[0.02 * R[0], 1e-9], [1e-9, -0.02 * R[0]]])  # noqa: E731
     start = (np.full((8, 1), -1.0), np.full((8, 1), 0.01))
     for amplitudes in ("local_diabatisation", "coupling"):
-        options = HoppingOptions(timestep_fs=0.31, amplitudes=amplitudes, substeps=5)
+        options = HoppingOptions(timestep_fs=0.31, amplitudes=amplitudes, substeps=5, **VERLET)
         run = run_hopping(model, *start, [2000.0], 0, 20, options, interval=20)
         assert (run.records.active[-1] == 1).all() and not len(run.hops)
         assert run.drift.max() < 1e-12  # a straight line: Verlet is exact
@@ -252,7 +257,7 @@ def test_spin_states_keep_the_norm():
         return (0.01 * (kramers(A[0]) + R[0] * kramers(A[1])) + 0.02 * R[0] ** 2 * jnp.eye(4)).astype(complex)
 
     R, v = ensemble(64, 1)
-    options = HoppingOptions(timestep_fs=0.05)
+    options = HoppingOptions(timestep_fs=0.05, **VERLET)
     run = run_hopping(model, R, v, [2000.0], 3, 600, options, interval=100)
     E = np.asarray(run.state.E)
     np.testing.assert_allclose(E[:, ::2], E[:, 1::2], atol=1e-14)
@@ -267,7 +272,7 @@ def test_spin_states_keep_the_norm():
 @pytest.mark.slow
 def test_one_by_one_equals_all_at_once():
     R, v = ensemble(5)
-    hopping = Hopping(molecule_like(), MASSES, HoppingOptions(timestep_fs=0.1))
+    hopping = Hopping(molecule_like(), MASSES, HoppingOptions(timestep_fs=0.1, **VERLET))
     state = hopping.start(R, v, 2, seed=4)
     together = hopping.run(state, 300, 50)
     assert len(together.hops) > 2
@@ -284,8 +289,8 @@ def test_one_by_one_equals_all_at_once():
 @pytest.mark.parametrize(
     "options",
     [
-        HoppingOptions(timestep_fs=0.1, friction_per_fs=0.01, temperature=300.0),
-        HoppingOptions(timestep_fs=0.4, integrator="omelyan", energy_tolerance_ev=1e-4),
+        HoppingOptions(timestep_fs=0.1, friction_per_fs=0.01, temperature=300.0, **VERLET),
+        HoppingOptions(timestep_fs=0.4),
     ],
     ids=["thermostat", "tolerance"],
 )
@@ -316,7 +321,14 @@ def test_log_of_hops_grows_when_it_is_full():
     R, v = ensemble(16)
     runs = [
         run_hopping(
-            molecule_like(), R, v, MASSES, 2, 600, HoppingOptions(timestep_fs=0.1, hop_capacity=n), interval=600
+            molecule_like(),
+            R,
+            v,
+            MASSES,
+            2,
+            600,
+            HoppingOptions(timestep_fs=0.1, hop_capacity=n, **VERLET),
+            interval=600,
         )
         for n in (1, 64)
     ]

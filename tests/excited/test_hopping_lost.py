@@ -16,8 +16,11 @@ from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import Hopping
 from bpjax.excited.models import TullySimple
 from bpjax.units import ATOMIC_TIME_FS
+from tests.excited.cases import VERLET
 
-OPTIONS = HoppingOptions(timestep_fs=5 * ATOMIC_TIME_FS, decoherence="none", lost="leave_out", region=(-8.0, 8.0))
+OPTIONS = HoppingOptions(
+    timestep_fs=5 * ATOMIC_TIME_FS, decoherence="none", lost="leave_out", region=(-8.0, 8.0), **VERLET
+)
 
 
 def ends_at_one(R):
@@ -59,7 +62,9 @@ def test_the_others_go_on_as_without_the_lost_one(hopping, state):
 def test_an_explosion_is_no_success():
     """A stiff spring and a time step of more than its period: the energy would reach 1e78 eV, all of it finite."""
     R, v = np.array([[0.1, 0.0], [0.0, 0.0]]), np.zeros((2, 2))
-    options = HoppingOptions(timestep_fs=50.0, method="born_oppenheimer", decoherence="none", units="ev-angstrom")
+    options = HoppingOptions(
+        timestep_fs=50.0, method="born_oppenheimer", decoherence="none", units="ev-angstrom", **VERLET
+    )
     spring = Hopping(lambda R: jnp.diag(jnp.array([20.0, 21.0])) * (0.1 + jnp.sum(R**2)), [1.0, 1.0], options)
     start = spring.start(R, v, 0)
     with pytest.raises(

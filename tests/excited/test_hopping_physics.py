@@ -11,12 +11,13 @@ from bpjax.excited.library import find_model
 from bpjax.excited.lvc import LinearVibronic
 from bpjax.excited.wigner import wigner_samples
 from bpjax.units import BOLTZMANN, HARTREE
+from tests.excited.cases import VERLET
 
 
 def pyrazine(number, steps, dt=0.1, **changes):
     model = find_model("pyrazine")
     R, v = wigner_samples(model.modes, number, seed=5)
-    options = HoppingOptions(timestep_fs=dt, **changes)
+    options = HoppingOptions(timestep_fs=dt, **VERLET, **changes)
     return run_hopping(
         model.model, R, v, model.masses, 1, steps, options, interval=round(1 / dt), seed=2, basis="diabatic"
     )
@@ -68,7 +69,7 @@ def test_sulfur_dioxide_crosses_between_spins(shared):
     v = np.array([line.split() for line in (folder / "veloc").read_text().splitlines() if line.strip()], float)
     rows = [line.split() for line in (folder / "output.lis").read_text().splitlines() if line.strip()[:1].isdigit()]
     masses = np.asarray(model.modes.masses)[:, None]
-    options = HoppingOptions(timestep_fs=0.25, rescale="isotropic")
+    options = HoppingOptions(timestep_fs=0.25, rescale="isotropic", **VERLET)
     hopping = Hopping(model, masses, options)
     number = 32
     start = hopping.start(np.repeat(R[None], number, 0), np.repeat(v[None], number, 0), 4, seed=1)
@@ -92,7 +93,9 @@ def two_level_bath(rescale="coupling", method="fewest_switches"):
     kT = 300 * BOLTZMANN / HARTREE
     w = 0.6 * kT
     model = LinearVibronic.build([w], [[0, 0], [0, 1.2 * kT]], [[[0.0, 0.5 * kT], [0.5 * kT, 0.0]]])
-    options = HoppingOptions(timestep_fs=2.0, temperature=300.0, friction_per_fs=0.004, rescale=rescale, method=method)
+    options = HoppingOptions(
+        timestep_fs=2.0, temperature=300.0, friction_per_fs=0.004, rescale=rescale, method=method, **VERLET
+    )
     rng = np.random.default_rng(0)
     Q, v = rng.normal(scale=np.sqrt(kT / w), size=(2, 96, 1))
     run = run_hopping(model, Q, w * v, [1 / w], 0, 12000, options, interval=20, seed=8)

@@ -51,6 +51,11 @@ def test_units_and_couplings(tmp_path):
     gap = raw["E"][:, 2] - raw["E"][:, 0]
     np.testing.assert_allclose(data.couplings[:, 1], (gap * HARTREE / BOHR)[:, None, None] * raw["d"][:, 1], rtol=1e-8)
     np.testing.assert_allclose(data.dipoles, raw["mu"] * BOHR, rtol=1e-8)
+    turned = read_states(
+        written(tmp_path, G=raw["G"].swapaxes(1, 2), d=raw["d"].swapaxes(1, 2)), replace(FORM, axes="atoms, states")
+    )
+    np.testing.assert_array_equal(turned.gradients, data.gradients)
+    np.testing.assert_array_equal(turned.couplings, data.couplings)
     h = read_states(written(tmp_path), replace(FORM, coupling_kind="interstate")).couplings
     np.testing.assert_allclose(h, raw["d"] * HARTREE / BOHR, rtol=1e-8)
     minus = read_states(written(tmp_path), replace(FORM, coupling_kind="minus interstate", coupling_unit=2.0))
@@ -121,10 +126,13 @@ def test_as_many_atoms_as_states(tmp_path):
     form = replace(FORM, couplings=None, dipoles=None, phases=None)
     found = read_states(written(tmp_path, **fields, G=G), form)
     np.testing.assert_allclose(found.gradients, G * HARTREE / BOHR, rtol=1e-8)
-    with pytest.raises(
-        FormatError, match=r"sum to zero over states and not over atoms: is their shape \(geometries, atoms, st"
-    ):
-        read_states(written(tmp_path, **fields, G=G.swapaxes(1, 2)), form)
+    words = "sum to zero over states and not over atoms: are their axes geometries, {}, 3[?] The format says"
+    other, turned = written(tmp_path, **fields, G=G.swapaxes(1, 2)), replace(form, axes="atoms, states")
+    with pytest.raises(FormatError, match=words.format("atoms, states")):
+        read_states(other, form)
+    np.testing.assert_array_equal(read_states(other, turned).gradients, found.gradients)
+    with pytest.raises(FormatError, match=words.format("states, atoms")):
+        read_states(written(tmp_path, **fields, G=G), turned)
     with pytest.raises(FormatError, match="sum to zero over states"):
         read_states(written(tmp_path, **fields, G=None, F=-G.swapaxes(1, 2)), replace(form, forces="F"))
 
@@ -139,6 +147,7 @@ def test_no_such_file(tmp_path):
     [
         ({"coupling_kind": None}, "does not say what 'd' are; allowed are derivative, interstate"),
         ({"phases": None}, "arbitrary from geometry to geometry or consistent"),
+        ({"axes": "atoms"}, "axes='atoms': allowed are states, atoms, atoms, states"),
         ({"phases": "some"}, "allowed are arbitrary, consistent"),
         ({"coupling_kind": "nac"}, "coupling_kind='nac'"),
         ({"energy": "parsec"}, "energy='parsec'"),

@@ -9,7 +9,8 @@ from ase.build import bulk
 
 from bpjax.errors import ConfigError, FormatError
 from bpjax.io.labels import labels
-from bpjax.io.runner import is_runner, read_runner, write_runner
+from bpjax.io.runner import is_runner, read_runner
+from bpjax.io.runner_writer import write_runner
 from bpjax.io.structures import read_structures
 from bpjax.units import BOHR, HARTREE, unit_system
 from tests.io.runner_text import TEXT, assert_same, read

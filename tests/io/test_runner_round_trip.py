@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
 from bpjax.io.labels import labels, require_labels
-from bpjax.io.runner import read_runner, write_runner
+from bpjax.io.runner import read_runner
+from bpjax.io.runner_writer import write_runner
 from bpjax.io.structures import check_structure, read_structures, write_structures
 from bpjax.units import BOHR, HARTREE, SYSTEMS
 from tests.io.runner_text import TEXT, assert_same, read

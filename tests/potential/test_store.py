@@ -87,6 +87,10 @@ def test_states_of_the_wrong_file(tmp_path, path):
         load_states(tmp_path / "d.bpjax")
     with pytest.raises(ModelFileError, match="holds a model of kind Potential, not one of several states"):
         load_states(path)
+    for kind in ([], "Sum", None):  # a list is no key of a table
+        write_model_file(tmp_path / "odd.bpjax", {**meta, "spec": {**meta["spec"], "type": kind}}, arrays)
+        with pytest.raises(ModelFileError, match="holds a model of no known kind, not one of several states"):
+            load_states(tmp_path / "odd.bpjax")
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "md", "convert"])
