@@ -11,6 +11,7 @@ JSON line for each kind says how many were refused, read as before, and read as 
     hang          longer than ten seconds
     memory        more than 1 GB for one of them
     unnoticed     bytes of a file with checksums that changed, and with them what was read
+    unsound       what was read is not what any valid file says: written anew it is read as something else, or cannot be written
 
 of which there must be none; the exit status is 1 otherwise. It takes minutes, is seeded, and is run by hand when a reader
 has changed. A mutant that shows a fault becomes a test of that reader.
@@ -77,11 +78,14 @@ class Kind:
     Attributes:
       write: writes a sound one into an empty folder; returns the file, or one file of several, that is damaged.
       read: reads it; its value is compared by `digest`.
+      sound: whether what was read is what a valid file says, from the value and an empty folder: written anew and read again it
+        is the same, or the laws hold that such a thing obeys.
       sealed: whether damaged bytes can never be read as something else.
     """
 
     write: Callable[[Path], Path]
     read: Callable[[Path], Any]
+    sound: Callable[[Any, Path], bool]
     sealed: bool = False
 
 
@@ -340,8 +344,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield repr(value).encode()
 
 
-def attempt(kind: Kind, path: Path) -> tuple[str, str]:
-    """What came of reading a file: "refused", "traceback", "hang", "memory", or "read"; and its message, or the digest."""
+def attempt(kind: Kind, path: Path) -> tuple[str, str, Any]:
+    """What came of reading a file: "refused", "traceback", "hang", "memory", or "read"; its message, or the digest; the value."""
     from bpjax.errors import BpjaxError
 
     tracemalloc.reset_peak()
@@ -350,20 +354,34 @@ def attempt(kind: Kind, path: Path) -> tuple[str, str]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            found = "read", digest(kind.read(path))
+            value = kind.read(path)
+            found = "read", digest(value), value
     except HangError:
-        return "hang", ""
+        return "hang", "", None
     except BpjaxError as error:
         text = str(error)
-        found = ("refused", text) if "\n" not in text else ("traceback", f"several lines: {text}")
+        found = ("refused", text, None) if "\n" not in text else ("traceback", f"several lines: {text}", None)
     except Exception:
-        found = "traceback", traceback.format_exc(limit=-3)
+        found = "traceback", traceback.format_exc(limit=-3), None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     if tracemalloc.get_traced_memory()[1] > BYTES or grown > BYTES:
-        return "memory", f"{max(tracemalloc.get_traced_memory()[1], grown):.3g}"
+        return "memory", f"{max(tracemalloc.get_traced_memory()[1], grown):.3g}", None
     return found
+
+
+def judged(kind: Kind, value: Any, folder: Path) -> tuple[str, str]:
+    """ "other" for a value that a valid file could have, else "unsound" and why."""
+    folder.mkdir(exist_ok=True)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return ("other", "") if kind.sound(value, folder) else ("unsound", "is another when written anew")
+    except Exception:
+        return "unsound", traceback.format_exc(limit=-3)
+    finally:
+        shutil.rmtree(folder)
 
 
 def fuzz(name: str, kind: Kind, mutants: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -373,21 +391,25 @@ def fuzz(name: str, kind: Kind, mutants: int, seed: int, folder: Path) -> dict[s
     home.mkdir()
     path = kind.write(home)
     data = path.read_bytes()
-    status, sound = attempt(kind, path)
+    status, sound, value = attempt(kind, path)
     assert status == "read", (name, status, sound)
+    status, text = judged(kind, value, folder / "again")
+    assert status == "other", (name, text)
     counts: Counter[str] = Counter()
     faults = []
     begun = time.monotonic()
     for number in range(mutants):
         way, changed = mutant(data, rng, path.suffix == ".toml")
         path.write_bytes(changed)
-        status, text = attempt(kind, path)
-        if status == "read":
-            status = "same" if text == sound else "other"
-            if status == "other" and kind.sealed and way == "bytes":
+        status, text, value = attempt(kind, path)
+        if status == "read" and text == sound:
+            status = "same"
+        elif status == "read":
+            status, text = judged(kind, value, folder / "again")
+            if kind.sealed and way == "bytes":
                 status = "unnoticed"
         counts[status] += 1
-        if status in ("traceback", "hang", "memory", "unnoticed"):
+        if status not in ("same", "other", "refused"):
             kept = folder / f"{name}-{number}{path.suffix}"
             kept.write_bytes(changed)
             faults.append({"mutant": number, "way": way, "fault": status, "file": str(kept), "text": text})
@@ -400,14 +422,15 @@ def fuzz(name: str, kind: Kind, mutants: int, seed: int, folder: Path) -> dict[s
 
 def kinds() -> dict[str, Kind]:
     """All of them."""
-    from bpjax.excited.hopping_files import load_run
+    from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.library import find_model, read_hessian
     from bpjax.excited.sharc import read_lvc_template
-    from bpjax.excited.states_data import METHANIMINIUM, read_states
-    from bpjax.excited.states_store import load_states
+    from bpjax.excited.states_data import METHANIMINIUM, StatesFormat, read_states
+    from bpjax.excited.states_store import load_states, save_states
     from bpjax.interop.n2p2 import read_potential
-    from bpjax.io.structures import read_structures
-    from bpjax.potential import load
+    from bpjax.io.runner_writer import write_runner
+    from bpjax.io.structures import read_structures, write_structures
+    from bpjax.potential import load, save
     from bpjax.training.prepare import read_run
     from bpjax.training.sweep_options import read_sweep
 
@@ -420,27 +443,83 @@ def kinds() -> dict[str, Kind]:
     def structures(path: Path) -> Any:
         return read_structures(path, units="ev-angstrom")
 
+    def again(name: str, write: Callable[[Path, Any], Any], read: Callable[[Path], Any]) -> Callable[[Any, Path], bool]:
+        """Whether a value that is written and read is the same."""
+
+        def same(value: Any, folder: Path) -> bool:
+            write(folder / name, value)
+            return digest(read(folder / name)) == digest(value)
+
+        return same
+
+    def bare(atoms: Any) -> Any:
+        """Without what LAMMPS alone knows, such as the numbers of the atoms."""
+        return type(atoms)(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+    frames = again("a.extxyz", write_structures, structures)
+    in_ev = StatesFormat("ev", "angstrom", couplings="h", coupling_kind="interstate", dipoles="mu", phases="arbitrary")
     vibronic = ROOT.parent / "shared" / "reference" / "physics" / "so2_lvc"
     found = {
-        "npz": Kind(_npz, structures),
-        "states": Kind(_states, lambda path: read_states(path, METHANIMINIUM)),
-        "hessian": Kind(
-            copied(molecule / "hessian.npz"),
-            lambda path: read_hessian(path, moving),
+        "npz": Kind(_npz, structures, frames),
+        "states": Kind(
+            _states,
+            lambda path: read_states(path, METHANIMINIUM),
+            again("s.npz", _write_states, lambda path: read_states(path, in_ev)),
         ),
-        "restart": Kind(_restart, load_run, sealed=True),
-        "model": Kind(_model, load, sealed=True),
-        "diabatic": Kind(_diabatic, load_states, sealed=True),
-        "extxyz": Kind(_extxyz, structures),
-        "runner": Kind(_runner, structures),
-        "lammps": Kind(_lammps, structures),
-        "n2p2": Kind(_n2p2, lambda path: read_potential(path.parent, "hartree-bohr")),
-        "training": Kind(_training, lambda path: read_run(path)[0]),
-        "sweep": Kind(_sweep, lambda path: read_sweep(path)[:2]),
+        "hessian": Kind(copied(molecule / "hessian.npz"), lambda path: read_hessian(path, moving), _modes_are_normal),
+        "restart": Kind(_restart, load_run, again("r.npz", save_run, load_run), sealed=True),
+        "model": Kind(_model, load, again("m.bpjax", lambda path, value: save(path, *value), load), sealed=True),
+        "diabatic": Kind(
+            _diabatic,
+            load_states,
+            again("d.bpjax", lambda path, value: save_states(path, *value), load_states),
+            sealed=True,
+        ),
+        "extxyz": Kind(_extxyz, structures, frames),
+        "runner": Kind(
+            _runner,
+            structures,
+            again("a.data", lambda path, value: write_runner(path, value, "ev-angstrom"), structures),
+        ),
+        "lammps": Kind(_lammps, lambda path: [bare(atoms) for atoms in structures(path)], frames),
+        "n2p2": Kind(
+            _n2p2,
+            lambda path: read_potential(path.parent, "hartree-bohr"),
+            again("m.bpjax", lambda path, value: save(path, *value), load),
+        ),
+        "training": Kind(_training, lambda path: read_run(path)[0], _options_are_plain),
+        "sweep": Kind(
+            _sweep, lambda path: read_sweep(path)[:2], lambda value, folder: _options_are_plain(value[0], folder)
+        ),
     }
     if vibronic.is_dir():
-        found["lvc"] = Kind(_lvc(vibronic), read_lvc_template)
+        found["lvc"] = Kind(_lvc(vibronic), read_lvc_template, _matrix_is_hermitian)
     return found
+
+
+def _write_states(path: Path, data: Any) -> None:
+    """In the units of the package."""
+    fields = {"Z": data.numbers, "R": data.positions, "E": data.energies, "tag": np.array(data.tags)}
+    named = {"G": data.gradients, "h": data.couplings, "mu": data.dipoles}
+    np.savez(path, **fields, **{name: a for name, a in named.items() if a is not None})
+
+
+def _modes_are_normal(modes: Any, folder: Path) -> bool:
+    """The laws of normal modes: orthonormal, with real frequencies in ascending order."""
+    K, w = np.asarray(modes.modes), np.asarray(modes.frequencies)
+    return bool((w > 0).all() and (np.diff(w) >= 0).all() and np.abs(K.T @ K - np.eye(len(w))).max() < 1e-8)
+
+
+def _options_are_plain(options: Any, folder: Path) -> bool:
+    """As plain values, as which a model file keeps them, they are the same options."""
+    from bpjax.spec import from_spec, to_spec
+
+    return from_spec(type(options), to_spec(options)) == options
+
+
+def _matrix_is_hermitian(model: Any, folder: Path) -> bool:
+    H = np.asarray(model(np.asarray(model.modes.reference)))
+    return bool(np.isfinite(H).all() and np.abs(H - H.conj().T).max() < 1e-12)
 
 
 def _npz(folder: Path) -> Path:
