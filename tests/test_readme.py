@@ -1,5 +1,7 @@
 """What README.md tells readers to type works."""
 
+import ast
+import builtins
 import re
 import sys
 from pathlib import Path
@@ -71,33 +73,56 @@ def test_ci_runs_the_command_of_the_readme():
     assert re.search(pattern, TEXT, flags=re.MULTILINE)
 
 
+def test_names_in_code_are_explained():
+    """Each block of Python can be pasted as it is: what it uses is imported or made in it."""
+    for language in ("py", "python"):
+        for code in blocks(language):
+            tree, known = ast.parse(code), set(dir(builtins))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    known |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    known.add(node.id)
+            used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+            assert used <= known, (used - known, code)
+
+
 @pytest.mark.slow
 def test_code_about_descriptors_runs(tmp_path, monkeypatch):
-    """The sections from SOAP to the baselines, one after the other, with fewer structures and steps."""
-    import ase.io
-
-    import bpjax as bp
-    from bpjax import datasets
-    from bpjax.training import DataOptions, OptimizerOptions, TrainingOptions, fit, prepare
-
+    """The sections from SOAP to the baselines, each block by itself, with fewer structures and steps."""
     section = TEXT[TEXT.index("## SOAP") : TEXT.index("## ANI potentials")]
-    code = "".join(re.findall(r"^```py\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL))
-    for long, short in (
+    shorter = (
         ('silicon_train.extxyz")\npool', 'silicon_train.extxyz", "::20")\npool'),
         (
             "TrainingOptions(data, descriptor)",
             "TrainingOptions(data, descriptor, optimizer=OptimizerOptions(steps=20))",
         ),
+        ("import DataOptions,", "import DataOptions, OptimizerOptions,"),
+        ('silicon_test.extxyz")\n', 'silicon_test.extxyz", "::4")\n'),
+        ('silicon_{name}.extxyz")', 'silicon_{name}.extxyz", "::20")'),
         ("points=300", "points=30"),
-    ):
-        assert long in code
-        code = code.replace(long, short)
+    )
     monkeypatch.chdir(tmp_path)
-    train = ase.io.read(datasets.path("silicon") / "silicon_train.extxyz", "::20")
-    names = {"bp": bp, "datasets": datasets, "fit": fit, "prepare": prepare, "TrainingOptions": TrainingOptions}
-    names |= {"OptimizerOptions": OptimizerOptions, "train": train, "validation": train[::2]}
-    names["data"] = DataOptions(train=("silicon_train.extxyz",), validation=("silicon_val.extxyz",))
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["descriptor"].size == 24 and names["dG_dR"].shape[-1] == 24
-    assert names["K"].shape == names["d"].shape == (len(names["frames"]),) * 2
+    found, changed = {}, set()
+    for code in re.findall(r"^```py\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
+        for long, short in shorter:
+            changed |= {long} if long in code else set()
+            code = code.replace(long, short)
+        names = {}
+        exec(compile(code, "README.md", "exec"), names)
+        found |= {"chosen": names["descriptor"]} if "pool" in names else names
+    assert changed == {long for long, _ in shorter}
+    assert found["chosen"].size == 24 and found["dG_dR"].shape[-1] == found["descriptor"].size
+    assert found["K"].shape == found["d"].shape and len(found["K"]) == len(found["features"])
     assert (tmp_path / "gp.bpjax").exists()
+
+
+@pytest.mark.slow
+def test_code_about_excited_states_runs(tmp_path, monkeypatch):
+    section = TEXT[TEXT.index("## Excited states") :]
+    (code,) = re.findall(r"^```py\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    assert "StatesTraining())" in code
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code.replace("StatesTraining())", "StatesTraining(epochs=2))"), "README.md", "exec"), names)
+    assert names["states"].energies.shape == (3,) and (tmp_path / "ch2nh2.bpjax").exists()

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from bpjax.descriptors import SymmetryFunctions
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
-from bpjax.potential.describe import check_dtype, describe
+from bpjax.potential.describe import describe, name_of_dtype, precision
 from bpjax.potential.energy import Params, Potential, energy_from_features
 from bpjax.potential.extrapolation import FeatureNames
 
@@ -121,21 +121,22 @@ def sensitivities(
       model: the potential.
       params: its arrays.
       frames: the structures; labels are ignored.
-      dtype: "float32", or "float64" (which needs JAX's x64 mode).
+      dtype: "float32" or "float64", whatever the precision of JAX outside.
 
     Returns: a row for each element that occurs and each of its functions, in the order of the model.
 
     Raises:
-      ConfigError: another dtype, or float64 without x64 mode.
+      ConfigError: another dtype.
       StructureError, UnknownSpeciesError: no structure, or one that the model cannot evaluate.
     """
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     if not len(frames):
         raise StructureError("no structure to take sensitivities from")
     G = np.concatenate(describe(model.descriptor, frames, dtype))
     species = np.concatenate([species_of(atoms.numbers, model.elements) for atoms in frames])
     present = {e: G[species == s] for s, e in enumerate(model.elements) if (species == s).any()}
-    return sensitivities_of_features(model, params, present)
+    with precision(dtype):
+        return sensitivities_of_features(model, params, present)
 
 
 def ranked(rows: Sequence[Sensitivity], element: str | None = None) -> list[Sensitivity]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
+from bpjax.errors import BpjaxError, ConfigError, OutputExistsError
 from bpjax.io.atomic import one_file
 
 if TYPE_CHECKING:
@@ -113,29 +112,15 @@ def use_all_cores() -> None:
 
 
 def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]:
-    """Reads a model: a .bpjax file, or a folder of n2p2 or RuNNer, also one with the members of a committee.
-
-    Args:
-      path: the file or folder.
-      units: a name in `bpjax.units.SYSTEMS`, those of a folder; not used for files.
-
-    Raises:
-      ModelFileError: there is none, or it cannot be used.
-      FormatError: a file in the folder cannot be used.
-      ConfigError: a folder without units.
-    """
-    if not path.is_dir():
+    """Reads a model; `bpjax.interop.models.load_model` with the names of the options in its messages."""
+    if not path.is_dir():  # the usual case, which needs nothing of n2p2
         from bpjax.potential.store import load
 
         return load(path)
-    names = [found.name for found in path.iterdir()]
-    if not any(re.fullmatch(r"input\.nn|nnp-(data-)?\d+", name) for name in names):
-        message = "is a folder without input.nn; a model is a .bpjax file or a folder of n2p2 or RuNNer"
-        raise ModelFileError(path, message)
-    from bpjax.interop.n2p2 import read_potential
+    from bpjax.interop import models
 
     with units_option():
-        return read_potential(path, units)
+        return models.load_model(path, units)
 
 
 def read_frames(

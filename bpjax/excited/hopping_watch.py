@@ -58,14 +58,15 @@ class Watch:
 
     @cached_property
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.triu_indices(len(self.symbols), 1)
+        i, j = np.triu_indices(len(self.symbols), 1)
+        return i.astype(np.int32), j.astype(np.int32)
 
     @cached_property
     def _kinds(self) -> tuple[tuple[str, ...], np.ndarray]:
         """Names of the pairs of elements, and which of them each pair of atoms is."""
         names = ["-".join(sorted((self.symbols[i], self.symbols[j]))) for i, j in zip(*self._ends, strict=True)]
         kinds, inverse = np.unique(np.array(names, str), return_inverse=True)
-        return tuple(map(str, kinds)), inverse
+        return tuple(map(str, kinds)), inverse.astype(np.int32)
 
     @property
     def pairs(self) -> tuple[str, ...]:

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import os
+import threading
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ase
-from ase.calculators.calculator import Calculator, all_changes
+import jax
+import numpy as np
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorSetupError,
+    PropertyNotImplementedError,
+    all_changes,
+    compare_atoms,
+)
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from bpjax.interop.models import load_model
+from bpjax.networks.scaling import ranges_known
 from bpjax.potential.energy import Params, Potential
-from bpjax.potential.evaluator import SKIN, Evaluator
-from bpjax.potential.store import load
+from bpjax.potential.evaluator import SKIN, Evaluation, Evaluator
+
+_ASES = ("restart", "label", "atoms", "directory")
+"""Keywords of ASE's own."""
+
+_EXTRAS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outside")
+
+
+def _digest(model: Potential, params: Params) -> str:
+    """Hash of options and arrays."""
+    found = hashlib.sha256(repr(model).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 class BpjaxCalculator(Calculator):
     """ASE calculator of a bpjax model.
 
-    Gives ``energy``, ``free_energy`` (the same), ``energies`` (of the atoms), ``forces`` and, for structures that are
-    periodic in all directions, ``stress`` in ASE's convention: eV/A^3, positive in tension, in the order xx, yy, zz, yz,
-    xz, xy. Energies include the offsets, so that they compare with those of the training data.
+    Gives ``energy``, ``free_energy`` (the same), ``energies`` (of the atoms), ``forces`` and, for structures whose cell has
+    three vectors, ``stress`` in ASE's convention: eV/A^3 of the cell, positive in tension, in the order xx, yy, zz, yz, xz,
+    xy. Energies include the offsets, so that they compare with those of the training data.
 
-    One calculator may serve many structures. It compiles again only when a structure has a size that is new to it.
+    What the model knows beside that is in ``results`` as well: ``energy_spread`` and ``forces_spread`` (N, 3), standard
+    deviations over the members of a committee; ``energy_noise`` and ``forces_noise`` (N,), of the labels that a model with
+    `Potential.noise` expects; ``outside`` (N,), features of each atom outside of their range in training. For the first
+    structure of each composition that has such features there is a warning.
+
+    One calculator may serve many structures, and threads: each gets the results of its own structure from the methods of ASE
+    (``results`` are those of the last one). It compiles again only when a structure has a size that is new to it. A process
+    that is forked from one that has used JAX cannot compute: start such processes with "spawn" or "forkserver".
 
     Args:
-      model: a model file, or the potential and its arrays.
-      dtype: "float32", or "float64", which needs ``jax.config.update("jax_enable_x64", True)`` before any calculation.
+      model: a model file; a folder of n2p2 or RuNNer, also of a committee; or the potential and its arrays.
+      dtype: "float64", which optimisers with line searches, finite differences and phonons need, or "float32", for
+        molecular dynamics: twice as fast or more, with a noise of 1e-6 eV in energies.
+      units: of a folder of n2p2 or RuNNer, which does not say: "hartree-bohr", "ev-angstrom" or "kcal/mol-angstrom".
       skin: in A; a neighbour list lasts until an atom has moved by half of it.
-      kwargs: passed on to ASE's ``Calculator``.
+      kwargs: ASE's own: ``restart``, ``label``, ``atoms``, ``directory``.
 
     Raises:
-      ModelFileError: the file cannot be used.
-      ConfigError: a wrong option, or float64 without x64 mode.
+      ModelFileError, FormatError: the file or folder cannot be used.
+      ConfigError: a wrong option, or a folder without units.
+      TypeError: an unknown keyword.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -41,19 +79,69 @@ class BpjaxCalculator(Calculator):
     def __init__(
         self,
         model: str | os.PathLike[str] | tuple[Potential, Params],
-        dtype: str = "float32",
+        dtype: Any = "float64",
         *,
+        units: str | None = None,
         skin: float = SKIN,
         **kwargs: Any,
     ):
+        for name in kwargs.keys() - set(_ASES):
+            allowed = ("model", "dtype", "units", "skin", *_ASES)
+            close = difflib.get_close_matches(name.lower(), allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TypeError(f"BpjaxCalculator: unknown keyword {name!r}; {hint}allowed: {', '.join(allowed)}")
         super().__init__(**kwargs)
-        potential, params = model if isinstance(model, tuple) else load(os.fspath(model))
-        self.evaluator = Evaluator(potential, params, dtype, skin=skin)
+        self._lock = threading.RLock()
+        self._warned: set[str] = set()
+        self._source = None if isinstance(model, tuple) else os.path.abspath(os.fspath(model))
+        potential, params = model if isinstance(model, tuple) else load_model(Path(model), units)
+        watch = ranges_known(params["scaling"])
+        self.evaluator = Evaluator(potential, params, dtype, skin=skin, watch=watch)
+        self._sha256 = _digest(potential, params)
 
     @property
     def name(self) -> str:
         """Name of the calculator in ASE's databases."""
         return "bpjax"
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Options are those of the beginning: ASE would keep others without using them.
+
+        Raises:
+          TypeError: any option.
+        """
+        if kwargs:
+            raise TypeError(f"BpjaxCalculator: {', '.join(kwargs)} cannot be set: make another calculator")
+        return {}
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """What databases and trajectories record: the file of the model, a hash of its options and arrays, the precision."""
+        found = {"model": self._source, "sha256": self._sha256, "dtype": self.evaluator.dtype}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._lock = threading.RLock()
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A result for a structure, as in ASE; one thread at a time, so that none gets another's.
+
+        Raises:
+          PropertyNotImplementedError: no such result, or a stress without a cell.
+          CalculatorSetupError: no structure was ever given.
+        """
+        with self._lock:
+            if atoms is None and self.atoms is None:
+                raise CalculatorSetupError(f"BpjaxCalculator: {name} is of a structure: set atoms.calc, or give atoms=")
+            of = self.atoms if atoms is None else atoms
+            if name == "stress" and of is not None and of.cell.rank < 3:
+                message = f"stress is per volume of the cell, and this one has {of.cell.rank} vectors, not three"
+                raise PropertyNotImplementedError(f"{message} (atoms.set_cell, atoms.center(vacuum=...))")
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -61,17 +149,38 @@ class BpjaxCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Fills ``results`` with everything that the structure has; called by ASE."""
-        super().calculate(atoms, list(properties), list(system_changes))
-        if self.results and not system_changes:
+        """Fills ``results`` with everything that the structure has; called by ASE. What has changed is seen by the atoms."""
+        with self._lock:
+            of = self.atoms if atoms is None else atoms
+            if of is None:
+                raise CalculatorSetupError("BpjaxCalculator: no structure to calculate: give atoms")
+            known = self.results and self.atoms is not None
+            if known and not compare_atoms(self.atoms, of, excluded_properties=self.ignored_changes):
+                return
+            super().calculate(of, list(properties), list(system_changes))
+            self.results = {}
+            result = self.evaluator.evaluate(of)
+            self.results = {
+                "energy": result.energy,
+                "free_energy": result.energy,
+                "energies": result.atomic_energies,
+                "forces": result.forces,
+            }
+            if of.cell.rank == 3 and result.virial is not None:
+                self.results["stress"] = full_3x3_to_voigt_6_stress(-result.virial / of.cell.volume)
+            extras = {name: getattr(result, name) for name in _EXTRAS}
+            self.results |= {name: value for name, value in extras.items() if value is not None}
+            self._warn(of, result)
+
+    def _warn(self, atoms: ase.Atoms, result: Evaluation) -> None:
+        """Of features outside of training, once for each composition."""
+        formula = atoms.get_chemical_formula("hill")
+        if result.outside is None or not result.outside.any() or formula in self._warned:
             return
-        assert self.atoms is not None
-        result = self.evaluator.evaluate(self.atoms)
-        self.results = {
-            "energy": result.energy,
-            "free_energy": result.energy,
-            "energies": result.atomic_energies,
-            "forces": result.forces,
-        }
-        if result.stress is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(result.stress)
+        self._warned.add(formula)
+        number, atom = int(result.outside.sum()), int(result.outside.argmax())
+        warnings.warn(
+            f"{formula}: {number} features of {int((result.outside > 0).sum())} atoms are outside of their range in training "
+            f"(atom {atom} most, {int(result.outside[atom])}); results['outside'] counts them, and is not warned of again",
+            stacklevel=4,
+        )

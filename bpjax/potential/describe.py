@@ -6,10 +6,12 @@ cost of a few evaluations.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ase
 import jax
@@ -28,20 +30,28 @@ from bpjax.progress import ProgressFn, silent
 from bpjax.system import Environment, Neighbors, System
 
 
-def check_dtype(dtype: str) -> None:
-    """Refuses precisions that are unknown or not switched on.
+def name_of_dtype(dtype: Any) -> str:
+    """The precision "float32" or "float64", from such a word or a type of NumPy.
 
     Raises:
-      ConfigError: neither "float32" nor "float64", or float64 without JAX's x64 mode.
+      ConfigError: another one.
     """
-    if dtype not in ("float32", "float64"):
+    name = dtype
+    if not isinstance(dtype, str):
+        with contextlib.suppress(TypeError):
+            name = np.dtype(dtype).name
+    if dtype is None or name not in ("float32", "float64"):
         raise ConfigError(f"{dtype!r} is not one of float32, float64", field="dtype")
-    if dtype == "float64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
-        raise ConfigError(
-            "float64 needs JAX in double precision, which it fixes at the start: call "
-            'jax.config.update("jax_enable_x64", True) first, or set JAX_ENABLE_X64=1',
-            field="dtype",
-        )
+    return name
+
+
+def precision(dtype: str) -> AbstractContextManager[Any]:
+    """A context in which JAX computes in this precision, whatever it is set to outside, for the present thread.
+
+    Libraries switch double precision on for the whole process when they are imported (Sella, pymbar): what is computed here does
+    not depend on it.
+    """
+    return jax.enable_x64(dtype == "float64")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -151,20 +161,20 @@ def describe(
     Args:
       descriptor: function of one environment, such as `bpjax.descriptors.ACSF`.
       frames: the structures; labels and calculators are ignored.
-      dtype: "float32", or "float64" (which needs JAX's x64 mode).
+      dtype: "float32" or "float64", whatever the precision of JAX outside.
       progress: shows how many structures are done.
       path: their file, for messages.
 
     Returns: features (N, D) of each structure, in the order of the frames.
 
     Raises:
-      ConfigError: another dtype, float64 without x64 mode, or a cutoff below the first neighbours of all structures.
+      ConfigError: another dtype, or a cutoff below the first neighbours of all structures.
       StructureError: zero atoms, numbers that are not finite, a periodic cell without volume, or two atoms at one place.
       UnknownSpeciesError: an element that the descriptor does not know.
     """
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     found = [np.zeros((0, descriptor.size))] * len(frames)
-    with progress(len(frames), "structures") as bar:
+    with progress(len(frames), "structures") as bar, precision(dtype):
         for number, system, neighbors in alike(descriptor, frames, dtype, path):
             found[number] = np.asarray(all_features(descriptor, system, neighbors))[: len(frames[number])]
             bar.update(1)
@@ -202,9 +212,9 @@ def average_features(
     if not hasattr(descriptor, "power_spectrum"):
         message = f"'inner' is for SOAP; {type(descriptor).__name__} has no expansion coefficients"
         raise ConfigError(message, field="average")
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     found = np.zeros((len(frames), descriptor.size), dtype)
-    with progress(len(frames), "structures") as bar:
+    with progress(len(frames), "structures") as bar, precision(dtype):
         for number, system, neighbors in alike(descriptor, frames, dtype, path):
             found[number] = np.asarray(_inner_average(descriptor, system, neighbors))
             bar.update(1)
@@ -241,10 +251,11 @@ def jacobian(descriptor: Descriptor, atoms: ase.Atoms, dtype: str = "float32") -
     Raises:
       ConfigError, StructureError, UnknownSpeciesError: see `describe`.
     """
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     ((_, system, neighbors),) = alike(descriptor, [atoms], dtype)
     N = len(atoms)
-    J = np.asarray(_all_jacobians(descriptor, system, neighbors).gradients)[:N]
+    with precision(dtype):
+        J = np.asarray(_all_jacobians(descriptor, system, neighbors).gradients)[:N]
     out = np.zeros((N, N, 3, descriptor.size), J.dtype)
     np.add.at(out, (np.arange(N)[:, None], neighbors.idx[:N]), J)
     out[np.arange(N), np.arange(N)] -= J.sum(axis=1)

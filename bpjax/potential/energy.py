@@ -66,6 +66,19 @@ class Potential:
     noise: NoiseModel | None = None
 
     def __post_init__(self):
+        kind = type(self.descriptor).__name__
+        if hasattr(self.descriptor, "build"):
+            raise ValueError(
+                f"Potential descriptor: {kind} is a rule that makes a descriptor for given elements; take what its build "
+                f'returns, such as {kind}(...).build(("H", "O"))'
+            )
+        if not isinstance(self.descriptor, Descriptor):
+            raise ValueError(f"Potential descriptor: {kind} is no descriptor (ACSF, SOAP, ANI, SymmetryFunctions, ...)")
+        if not isinstance(self.network, MLP | SparseGP | PerElement):
+            raise ValueError(
+                f"Potential network: {type(self.network).__name__} is none of MLP, PerElement, SparseGP, which are options: "
+                "arrays are in the parameters"
+            )
         if self.members is not None and self.members < 1:
             raise ValueError(f"Potential members={self.members}: at least 1, or None for no committee")
         if self.members is not None and parameters_of(self.descriptor, np.float32):

@@ -7,6 +7,7 @@ is compiled again while atoms move or when a similar structure comes.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,16 @@ from typing import Any
 
 import ase
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bpjax.elements import species_of
-from bpjax.errors import ConfigError
+from bpjax.errors import BpjaxError, ConfigError
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import fastest_block
+from bpjax.potential.describe import name_of_dtype, precision
 from bpjax.potential.energy import Params, Potential
-from bpjax.potential.extrapolation import Extrapolation, check_dtype, extrapolations_of
+from bpjax.potential.extrapolation import Extrapolation, extrapolations_of
 from bpjax.potential.forces import predict, predict_members
 from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
 from bpjax.progress import ProgressFn, silent
@@ -38,6 +41,9 @@ ROOM = 1.4
 HEADROOM = 1.1
 """Neighbour slots of a new shape, relative to what is needed at present: other atoms will come close."""
 
+KEPT, KEPT_BYTES = 32, 2**26
+"""Number and memory of neighbour lists of earlier calls; the last one is always kept."""
+
 ATOMS_PER_CALL = 8192
 """Atoms, padding included, that one call of the batched function takes."""
 
@@ -51,6 +57,7 @@ class Evaluation:
       atomic_energies: (N,) in eV, offsets included; their sum is `energy`.
       forces: (N, 3) in eV/A.
       stress: (3, 3) in eV/A^3, positive in tension (ASE's sign); None unless all directions are periodic.
+      virial: (3, 3) in eV, symmetric, minus the derivative of the energy with the strain; of any structure.
       outside: (N,) number of features of each atom outside the range of training; None if nobody watched.
       energy_spread: standard deviation of the total energy over the members (divided by their number, not by one less), in eV;
         None for a single network.
@@ -65,6 +72,7 @@ class Evaluation:
     forces: np.ndarray
     stress: np.ndarray | None
     outside: np.ndarray | None = None
+    virial: np.ndarray | None = None
     energy_spread: float | None = None
     forces_spread: np.ndarray | None = None
     energy_noise: float | None = None
@@ -77,23 +85,27 @@ class Evaluator:
     Args:
       model: the potential.
       params: its arrays.
-      dtype: "float32", or "float64" (which needs JAX's x64 mode).
+      dtype: "float32" or "float64", whatever the precision of JAX outside.
       skin: in A; see `SKIN`. Results do not depend on it beyond rounding. Used by `evaluate` only.
       watch: also count features outside the range of training (`Evaluation.outside`).
 
+    Several threads may use one evaluator; nothing of one call is seen by another but lists that serve it as well.
+
     Raises:
-      ConfigError: another dtype, float64 without x64 mode, or a negative skin.
+      ConfigError: another dtype, or a negative skin.
     """
 
     def __init__(
-        self, model: Potential, params: Params, dtype: str = "float32", *, skin: float = SKIN, watch: bool = False
+        self, model: Potential, params: Params, dtype: Any = "float32", *, skin: float = SKIN, watch: bool = False
     ):
-        check_dtype(dtype)
+        self.dtype = name_of_dtype(dtype)
         if not skin >= 0:
             raise ConfigError(f"must be at least 0, got {skin}", field="skin")
-        self.model, self.params, self.dtype, self.skin, self.watch = model, params, dtype, skin, watch
+        self.model, self.skin, self.watch = model, skin, watch
+        with precision(self.dtype):
+            self.params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), params)
         self._shapes: list[tuple[int, ...]] = []
-        self._kept: Prepared | None = None
+        self._kept: tuple[Prepared, ...] = ()
         self._compilations = 0
         self._searches = 0
 
@@ -112,8 +124,8 @@ class Evaluator:
     ) -> Evaluation:
         """Energy, forces and stress of one structure.
 
-        The neighbour list of the last call is used again while the cell is the same and no atom has moved by more than
-        half the skin.
+        The neighbour lists of the last calls (see `KEPT`) are used again for a structure with the same cell of
+        which no atom is farther from the place that it had than half the skin.
 
         Args:
           atoms: the structure; labels and calculator are ignored.
@@ -148,13 +160,18 @@ class Evaluator:
     def _prepared(self, atoms: ase.Atoms, place: Place) -> Prepared:
         """The checked structure with a padded neighbour list: the last one, or a new one."""
         check(atoms, self.model.elements, place)
-        kept = self._kept
-        if kept is None or not kept.serves(atoms, self.skin):
+        kept = self._kept  # no other thread changes this tuple
+        serving = next((one for one in kept if one.serves(atoms, self.skin)), None)
+        if serving is None:
             self._searches += 1
-            kept = prepare(atoms, self.model.cutoff + self.skin, place)
-            kept = kept.padded(*self._shape(kept.size, HEADROOM))
-            self._kept = kept
-        return kept
+            serving = prepare(atoms, self.model.cutoff + self.skin, place)
+            serving = serving.padded(*self._shape(serving.size, HEADROOM))
+        if not kept or kept[0] is not serving:
+            others = (one for one in kept if one is not serving)
+            total = itertools.accumulate((one.nbytes for one in others), initial=serving.nbytes)
+            room = min(sum(size <= KEPT_BYTES for size in total) - 1, KEPT - 1)
+            self._kept = (serving, *[one for one in kept if one is not serving][: max(room, 0)])
+        return serving
 
     def evaluate_many(
         self,
@@ -225,16 +242,34 @@ class Evaluator:
         return new
 
     def _call(self, function: Any, system: System, neighbors: Neighbors) -> Prediction:
+        _refuse_forked()
         before = _traces.count
-        result = function(self.model, self.watch, self.params, system, neighbors)
+        with precision(self.dtype):
+            result = function(self.model, self.watch, self.params, system, neighbors)
         self._compilations += _traces.count - before
         return jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), result)
 
 
 class _Traces:
-    """Counts how often the functions below are traced, which is how often they are compiled."""
+    """Counts how often the functions below are traced, how often they are compiled; and in which process they ran first."""
 
     count = 0
+    process: int | None = None
+
+
+def _refuse_forked() -> None:
+    """In a child that was forked from a process that had used JAX every call would wait for ever.
+
+    Raises:
+      BpjaxError: this is one.
+    """
+    if _traces.process is None:
+        _traces.process = os.getpid()
+    elif _traces.process != os.getpid():
+        raise BpjaxError(
+            "this process was forked from one that had used JAX, whose threads are not in it: start processes by "
+            'multiprocessing.get_context("spawn") or "forkserver", or before anything is computed'
+        )
 
 
 _traces = _Traces()
@@ -276,10 +311,9 @@ def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, plac
     for field, value in (("energy", E_i), ("forces", forces), ("stress", virial)):
         if not np.isfinite(value).all():
             raise place.error("the model gives a result that is not finite here", field)
-    stress = None
-    if atoms.pbc.all():
-        W = virial.mean(axis=0)
-        stress = -0.5 * (W + W.T) / atoms.cell.volume
+    W = virial.mean(axis=0)
+    W = 0.5 * (W + W.T)
+    stress = -W / atoms.cell.volume if atoms.pbc.all() else None
     spread = (None, None)
     if model.members is not None:
         spread = float(E_i.sum(axis=1).std()), forces.std(axis=0)
@@ -287,7 +321,9 @@ def _evaluation(model: Potential, atoms: ase.Atoms, prediction: Prediction, plac
     outside = None if outside is None else outside[0, : len(atoms)].astype(np.int64)
     if noise is not None:
         noise = _noise(model, noise[:, : len(atoms)])
-    return Evaluation(float(mean.sum()), mean, forces.mean(axis=0), stress, outside, *spread, *(noise or (None, None)))
+    return Evaluation(
+        float(mean.sum()), mean, forces.mean(axis=0), stress, outside, W, *spread, *(noise or (None, None))
+    )
 
 
 def _noise(model: Potential, noise: np.ndarray) -> tuple[float, np.ndarray]:

@@ -22,7 +22,7 @@ from bpjax.descriptors import Descriptor, SymmetryFunctions
 from bpjax.descriptors.symmetry import COMPACT, RADIAL, SymmetryFunction
 from bpjax.geometry import real_atoms
 from bpjax.neighbors import bucket
-from bpjax.potential.describe import all_features, check_dtype
+from bpjax.potential.describe import all_features, name_of_dtype, precision
 from bpjax.potential.energy import Params, Potential, features_outside
 from bpjax.potential.preparation import Place, Prepared, check, prepare
 from bpjax.system import Neighbors, System
@@ -84,14 +84,14 @@ def extrapolations(
       model: the potential.
       params: its arrays.
       atoms: the structure.
-      dtype: precision of the evaluation, "float32" or "float64" (which needs JAX's x64 mode).
+      dtype: precision of the evaluation, "float32" or "float64", whatever the precision of JAX outside.
       structure: number of the structure, for the warnings and for messages.
 
     Raises:
-      ConfigError: see `check_dtype`.
+      ConfigError: see `name_of_dtype`.
       StructureError, UnknownSpeciesError: a structure that the model cannot evaluate.
     """
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     place = Place(None, structure)
     check(atoms, model.elements, place)
     kept = prepare(atoms, model.cutoff, place)
@@ -104,7 +104,8 @@ def extrapolations_of(
 ) -> list[Extrapolation]:
     """`extrapolations` of a structure whose neighbours are known."""
     system = kept.system(atoms, model.elements, dtype)
-    values, outside = (np.asarray(a) for a in features(model, params, system, kept.neighbors))
+    with precision(dtype):
+        values, outside = (np.asarray(a) for a in features(model, params, system, kept.neighbors))
     names = FeatureNames(model.descriptor)
     ranges = {e: _ranges(params["scaling"][e]) for e in (model.elements if outside.any() else ())}
     found = []

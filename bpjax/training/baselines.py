@@ -25,7 +25,7 @@ from bpjax.errors import ConfigError
 from bpjax.networks.elemental import MLP, PerElement, options_of
 from bpjax.networks.kernel import EnvironmentKernel, GaussianKernel, PolynomialKernel, SparseGP
 from bpjax.networks.scaling import fit_scaling, scaled_on_host
-from bpjax.potential.describe import check_dtype, describe
+from bpjax.potential.describe import describe, name_of_dtype
 from bpjax.potential.energy import Params, Potential, init
 from bpjax.progress import ProgressFn, silent
 from bpjax.training.dataset import Dataset, build_dataset
@@ -85,7 +85,7 @@ def fit_ridge(
       loss: widths of energies, forces and stresses, as in the training of networks.
       regularization: lambda; of several the one with the smallest loss of the validation structures is taken.
       validation: labelled structures to choose lambda by.
-      dtype: precision of the features, "float32" or "float64" (which needs JAX's x64 mode); algebra is in float64.
+      dtype: precision of the features, "float32" or "float64"; algebra is in float64.
       progress: display.
 
     Raises:
@@ -187,7 +187,7 @@ def fit_sparse_gp(
       loss: widths of energies, forces and stresses. As in the training of networks the force components of a structure
         together count as much as its energy; their width in the sense of the process is sigma_F sqrt(3 N).
       jitter: added to the diagonal of K, relative to its mean, to make it positive definite to rounding.
-      dtype: precision of the features, "float32" or "float64" (which needs JAX's x64 mode); algebra is in float64. Weights
+      dtype: precision of the features, "float32" or "float64"; algebra is in float64. Weights
         are large and of either sign: evaluate in float64 where the last meV counts.
       progress: display.
 
@@ -272,7 +272,7 @@ def _posed(
     descriptor: Descriptor, frames: Sequence[ase.Atoms], dtype: str, progress: ProgressFn
 ) -> tuple[Dataset, tuple[float, ...], np.ndarray]:
     """Labels, energy offsets and features of all atoms."""
-    check_dtype(dtype)
+    dtype = name_of_dtype(dtype)
     data = build_dataset(frames, descriptor.elements, descriptor.cutoff)
     absent = [e for e, count in zip(descriptor.elements, data.counts.sum(axis=0), strict=True) if count == 0]
     if absent:

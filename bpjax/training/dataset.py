@@ -64,7 +64,8 @@ class Layout(NamedTuple):
     block_real: Bool[Array, " M"] = NO_BLOCKS.astype(bool)
 
 
-VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
+# Of 32 bits: whole numbers of 64 bits are mistaken where a function is traced in one precision of JAX and then in the other.
+VOIGT = (np.array([0, 1, 2, 1, 0, 0], np.int32), np.array([0, 1, 2, 2, 2, 1], np.int32))
 """Row and column of each Voigt component, in ASE's order xx, yy, zz, yz, xz, xy."""
 
 

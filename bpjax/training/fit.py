@@ -69,7 +69,7 @@ def fit(
     Args:
       structures: from `bpjax.training.prepare.prepare`.
       options: of the run.
-      folder: where `metrics.jsonl` and the checkpoint go; None to write nothing.
+      folder: where `metrics.jsonl` and the checkpoint go, made if it is not there; None to write nothing.
       resume: go on from the checkpoint in `folder`.
       progress: display.
       announce: called with each line of the memory plan, before anything large is made.
@@ -81,6 +81,8 @@ def fit(
       DivergedError: the loss is not finite.
       ConfigError, ModelFileError: a checkpoint that does not fit.
     """
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     problem = pose(structures, options, progress, folder=folder, announce=announce, several=True)
     identity = {"options": to_spec(options), "data": structures.fingerprint()}
     run = Run(problem, options, folder, identity, *_members(problem, options))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bpjax.potential import energy, energy_and_forces, predict
+from bpjax.descriptors import DefaultACSF
+from bpjax.potential import Potential, energy, energy_and_forces, predict
 from bpjax.potential.forces import stress
 from tests.potential.model import (
     ATOMS,
@@ -217,3 +218,24 @@ def test_skin_and_order_of_neighbours_do_not_matter(atoms):
     order = np.random.default_rng(0).permutation(SLOTS)
     other = jit_predict(MODEL, PARAMS, system, jax.tree.map(lambda a: a[:, order], more))
     jax.tree.map(close, other, one)
+
+
+class _Module:
+    """Something like a network of Flax."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"descriptor": DefaultACSF(4.0)}, "DefaultACSF is a rule that makes a descriptor for given elements"),
+        ({"descriptor": "ACSF"}, "Potential descriptor: str is no descriptor"),
+        ({"network": _Module()}, "_Module is none of MLP, PerElement, SparseGP"),
+    ],
+)
+def test_what_is_no_descriptor_or_network_is_named(changes, words):
+    """Tests check types beside this, and users do not: here the package's own check alone."""
+    made = object.__new__(Potential)
+    for name, value in {**vars(MODEL), **changes}.items():
+        object.__setattr__(made, name, value)
+    with pytest.raises(ValueError, match=words):
+        made.__post_init__()

@@ -1,0 +1,312 @@
+"""The calculator where users are seldom: far atoms, skewed cells, threads, forks, slabs, wrong words."""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import ase
+import ase.db
+import ase.io
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.calculator import CalculatorSetupError
+from ase.filters import FrechetCellFilter
+from ase.mep import NEB
+from ase.optimize import BFGS, BFGSLineSearch
+
+from bpjax.errors import ConfigError, ModelFileError
+from bpjax.interop.ase import BpjaxCalculator
+from bpjax.interop.n2p2 import read_potential
+from bpjax.potential.evaluator import Evaluator
+from bpjax.potential.store import save
+from tests.interop.n2p2.example import write_example
+from tests.small_model import MODEL, crystal, liquid, molecule, slab, small_params
+
+PARAMS = small_params()
+
+
+@pytest.fixture(scope="module")
+def calculator():
+    return BpjaxCalculator((MODEL, PARAMS))
+
+
+@pytest.fixture(scope="module")
+def single():
+    return BpjaxCalculator((MODEL, PARAMS), "float32")
+
+
+def dimer(shift=(0.0, 0.0, 0.0)):
+    return ase.Atoms("Si2", np.array([[0, 0, 0], [2.13, 0.3, 0.2]]) + shift)
+
+
+# -------------------------------------------------------------------------------------------- far away
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, 5e5, 1e6, 1e8])
+@pytest.mark.parametrize("make", [slab, molecule])
+def test_one_atom_far_away(calculator, make, far):
+    """The search for neighbours went through the empty space: the process hung, or died without a word."""
+    atoms, alone = make(), ase.Atoms("Si")
+    together = atoms + ase.Atoms("Si", positions=[[1.0, 2.0, far]])
+    E, F = (calculator.evaluator.evaluate(x) for x in (atoms, alone))
+    found = calculator.evaluator.evaluate(together)
+    assert found.energy == pytest.approx(E.energy + F.energy, abs=1e-9)
+    # Positions as far as that hold fewer digits, whoever computes.
+    np.testing.assert_allclose(found.forces[:-1], E.forces, atol=1e-9)
+    np.testing.assert_allclose(found.forces[-1], 0, atol=1e-12)
+
+
+def test_a_wire_that_comes_apart(calculator):
+    wire = ase.Atoms(
+        "Si4", [[0, 0, 0], [0, 2.2, 0.4], [3e6, 0, 1], [0, -4e7, 2]], cell=[0, 0, 4.6], pbc=(False, False, True)
+    )
+    parts = [wire[[0, 1]], wire[[2]], wire[[3]]]
+    expected = sum(calculator.evaluator.evaluate(part).energy for part in parts)
+    assert calculator.evaluator.evaluate(wire).energy == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("L", [1e3, 1e4, 1e5, 1e6])
+def test_fragments_far_apart_in_single_precision(single, L):
+    shift = L * np.array([1, 0.37, 0.21])
+    one, both = (single.evaluator.evaluate(x) for x in (dimer(), dimer() + dimer(shift)))
+    assert np.abs(one.forces).max() > 0.1
+    rounding = max(5e-7, 20 * L * np.finfo(float).eps)  # of single precision, and of double in the positions themselves
+    np.testing.assert_allclose(both.forces, np.concatenate([one.forces] * 2), atol=10 * rounding)
+    assert both.energy == pytest.approx(2 * one.energy, abs=1e-4)
+
+
+def test_a_very_skewed_cell(calculator, single):
+    """A cubic lattice of 5 A whose cell is written with vectors of thousands: 125 A^3."""
+    plain = ase.Atoms("SiO", [[0, 0, 0], [1.6, 0.4, 0.3]], cell=5 * np.eye(3), pbc=True)
+    skewed = plain.copy()
+    skewed.set_cell([[5, 0, 0], [500, 5, 0], [-3000, 700, 5]])
+    for calc, tolerance in ((calculator, 1e-10), (single, 3e-6)):
+        one, two = (calc.evaluator.evaluate(atoms) for atoms in (plain, skewed))
+        np.testing.assert_allclose(two.forces, one.forces, atol=tolerance)
+        np.testing.assert_allclose(two.stress, one.stress, atol=tolerance)
+        assert two.energy == pytest.approx(one.energy, abs=max(tolerance, 1e-9))
+
+
+# ------------------------------------------------------------------------------- who asks, and how often
+
+
+def test_threads_get_the_results_of_their_own_structures(calculator):
+    frames = []
+    for n in range(200):
+        atoms = (crystal if n % 2 else molecule)()
+        atoms.positions[0, 0] += 1e-4 * n
+        frames.append(atoms)
+
+    def energy(atoms):
+        return calculator.get_potential_energy(atoms), calculator.get_forces(atoms)
+
+    expected = [calculator.evaluator.evaluate(atoms) for atoms in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(energy, frames))
+    for (E, F), one in zip(found, expected, strict=True):
+        assert E == one.energy
+        np.testing.assert_array_equal(F, one.forces)
+
+
+@pytest.mark.slow
+def test_a_forked_process_says_so_and_does_not_hang():
+    code = (
+        "import os; from tests.small_model import *; from bpjax.interop.ase import BpjaxCalculator\n"
+        "calc = BpjaxCalculator((MODEL, small_params())); calc.get_potential_energy(crystal())\n"
+        "pid = os.fork()\n"
+        "if pid:\n"
+        "    os.waitpid(pid, 0)\n"
+        "else:\n"
+        "    try:\n"
+        "        calc.get_potential_energy(molecule())\n"
+        "    except Exception as error:\n"
+        "        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert 'multiprocessing.get_context("spawn")' in done.stdout, done.stderr
+
+
+def test_atoms_decide_and_not_the_list_of_changes(calculator):
+    one, other = crystal(), liquid()
+    calculator.calculate(one, ["energy"], [])
+    first = calculator.results["energy"]
+    calculator.calculate(other, ["energy"], [])
+    assert calculator.results["energy"] != first
+    assert calculator.results["energy"] == calculator.evaluator.evaluate(other).energy
+    moved = other.copy()
+    moved.positions[0, 0] += 1e-3
+    calculator.calculate(moved, ["energy"], [])
+    assert calculator.results["energy"] == calculator.evaluator.evaluate(moved).energy
+
+
+def test_lists_of_several_structures_are_kept():
+    """A band of images with one calculator, as in nudged elastic band: one search for each image, not for each call."""
+    calc = BpjaxCalculator((MODEL, PARAMS))
+    start, end = liquid(), liquid()
+    end.positions[0] += [1.5, 0.3, 0.2]
+    images = [start, *(start.copy() for _ in range(3)), end]
+    for image in images:
+        image.calc = calc
+    band = NEB(images, allow_shared_calculator=True)
+    band.interpolate()
+    BFGS(band, logfile=None, maxstep=0.01).run(fmax=1e-6, steps=6)
+    assert calc.evaluator.searches <= 2 * len(images)
+
+
+def test_memory_of_lists_is_bounded(monkeypatch):
+    evaluator = Evaluator(MODEL, PARAMS)
+    for n in range(40):
+        atoms = crystal()
+        atoms.set_cell(atoms.cell.array * (1 + 0.001 * n), scale_atoms=True)
+        evaluator.evaluate(atoms)
+    assert len(evaluator._kept) == 32 and evaluator.searches == 40
+    monkeypatch.setattr("bpjax.potential.evaluator.KEPT_BYTES", 1)
+    evaluator.evaluate(liquid())
+    assert len(evaluator._kept) == 1
+
+
+# ---------------------------------------------------------------------------------- cells, optimisers
+
+
+def test_the_cell_of_a_slab_is_relaxed(calculator):
+    atoms = slab()
+    atoms.calc = calculator
+    before, height = atoms.get_potential_energy(), atoms.cell.array[2].copy()
+    BFGS(FrechetCellFilter(atoms, mask=[1, 1, 0, 0, 0, 1]), logfile=None, maxstep=0.03).run(fmax=1e-3, steps=4)
+    assert atoms.get_potential_energy() < before
+    np.testing.assert_array_equal(atoms.cell.array[2], height)
+
+
+def test_line_searches_end(calculator):
+    """In single precision the energy has a noise of 1e-6 eV, in which line searches get lost; double precision is the default."""
+    assert calculator.evaluator.dtype == "float64"
+    atoms = molecule()
+    atoms.calc = calculator
+    optimiser = BFGSLineSearch(atoms, logfile=None)
+    energies = []
+    optimiser.attach(lambda: energies.append(atoms.get_potential_energy()))
+    optimiser.run(fmax=1e-5, steps=100)
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() < 1e-5
+    assert min(energies) >= atoms.get_potential_energy() - 1e-9
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"Dtype": "float64"}, r"unknown keyword 'Dtype'; did you mean 'dtype'\? allowed: model, dtype"),
+        ({"devise": "cpu"}, "unknown keyword 'devise'; "),
+    ],
+)
+def test_unknown_keywords(words, message):
+    with pytest.raises(TypeError, match=message):
+        BpjaxCalculator((MODEL, PARAMS), **words)
+
+
+def test_options_are_fixed(calculator):
+    with pytest.raises(TypeError, match="dtype cannot be set: make another calculator"):
+        calculator.set(dtype="float32")
+
+
+def test_precisions():
+    for dtype, name in ((np.float32, "float32"), (np.dtype("float64"), "float64"), ("float32", "float32")):
+        assert BpjaxCalculator((MODEL, PARAMS), dtype).evaluator.dtype == name
+    for wrong in ("float16", np.int32, None, 7):
+        with pytest.raises(ConfigError, match="is not one of float32, float64"):
+            BpjaxCalculator((MODEL, PARAMS), wrong)
+
+
+def test_without_a_structure():
+    with pytest.raises(CalculatorSetupError, match="energy is of a structure: set atoms.calc, or give atoms="):
+        BpjaxCalculator((MODEL, PARAMS)).get_potential_energy()
+    with pytest.raises(CalculatorSetupError, match="no structure to calculate"):
+        BpjaxCalculator((MODEL, PARAMS)).calculate()
+
+
+def test_folders_of_n2p2(tmp_path):
+    write_example(tmp_path / "nnp")
+    with pytest.raises(ConfigError, match="units"):
+        BpjaxCalculator(tmp_path / "nnp")
+    calc = BpjaxCalculator(tmp_path / "nnp", units="hartree-bohr")
+    model, params = read_potential(tmp_path / "nnp", "hartree-bohr")
+    assert calc.evaluator.model == model
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), calc.evaluator.params, params))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFileError, match="is a folder without input.nn"):
+        BpjaxCalculator(tmp_path / "empty")
+
+
+# ------------------------------------------------------------------------------- what the model knows
+
+
+def test_databases_record_the_model(tmp_path):
+    save(tmp_path / "m.bpjax", MODEL, PARAMS)
+    calc, memory = BpjaxCalculator(tmp_path / "m.bpjax"), BpjaxCalculator((MODEL, PARAMS), "float32")
+    assert calc.todict() == {**memory.todict(), "model": str(tmp_path / "m.bpjax"), "dtype": "float64"}
+    other = BpjaxCalculator((MODEL, small_params(seed=1)))
+    assert other.todict()["sha256"] != memory.todict()["sha256"]
+    atoms = crystal()
+    atoms.calc = calc
+    atoms.get_forces()
+    with ase.db.connect(tmp_path / "a.json") as database:
+        database.write(atoms)
+    row = next(iter(ase.db.connect(tmp_path / "a.json").select()))
+    assert row.calculator == "bpjax" and row.calculator_parameters == calc.todict()
+    ase.io.write(tmp_path / "a.traj", atoms)
+    back = ase.io.read(tmp_path / "a.traj")
+    assert back.calc.name == "bpjax" and back.get_potential_energy() == atoms.get_potential_energy()
+    twin = copy.deepcopy(atoms)  # the lock is not copied
+    twin.positions[0, 0] += 0.01
+    assert twin.get_potential_energy() != atoms.get_potential_energy()
+
+
+def test_warnings_outside_of_training_once_for_each_composition():
+    params = small_params()
+    for element, own in params["scaling"].items():
+        params["scaling"][element] = {**own, "min": np.zeros_like(own["min"]), "max": np.full_like(own["max"], 1e-3)}
+    calc = BpjaxCalculator((MODEL, params))
+    atoms = crystal()
+    atoms.calc = calc
+    with pytest.warns(UserWarning, match=r"O2Si6: \d+ features of 8 atoms are outside of their range in training"):
+        atoms.get_potential_energy()
+    np.testing.assert_array_equal(calc.results["outside"], calc.evaluator.evaluate(atoms).outside)
+    assert calc.results["outside"].shape == (8,) and calc.results["outside"].min() > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.rattle(0.01)
+        atoms.get_potential_energy()
+    with pytest.warns(UserWarning, match="O4Si: "):
+        calc.get_potential_energy(molecule())
+
+
+def test_spread_of_a_committee():
+    from dataclasses import replace
+
+    several = [small_params(seed=n) for n in range(3)]
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+    calc = BpjaxCalculator((replace(MODEL, members=3), params))
+    atoms = crystal()
+    calc.calculate(atoms)
+    single = [BpjaxCalculator((MODEL, one)).evaluator.evaluate(atoms) for one in several]
+    assert calc.results["energy_spread"] == pytest.approx(np.std([one.energy for one in single]), abs=1e-9)
+    np.testing.assert_allclose(
+        calc.results["forces_spread"], np.std([one.forces for one in single], axis=0), atol=1e-10
+    )
+    assert "outside" not in calc.results and "energy_noise" not in calc.results
+
+
+def test_bulk_keeps_its_stress(calculator):
+    atoms = bulk("Si", cubic=True)
+    full = calculator.evaluator.evaluate(atoms)
+    np.testing.assert_allclose(full.stress, -full.virial / atoms.get_volume(), rtol=1e-14)
