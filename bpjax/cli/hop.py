@@ -220,19 +220,8 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
     from bpjax.excited.hopping_options import HoppingOptions
     from bpjax.excited.hopping_run import Hopping
 
-    names = (
-        *(
-            "integrator",
-            "method",
-            "amplitudes",
-            "substeps",
-            "decoherence",
-            "decoherence_hartree",
-            "rescale",
-            "frustrated",
-        ),
-        *("closest", "max_extrapolations", "astray"),
-    )
+    same = "integrator method amplitudes substeps decoherence decoherence_hartree rescale frustrated"
+    names = f"{same} closest max_extrapolations astray".split()
     settings = HoppingOptions(
         timestep_fs=options.timestep,
         energy_tolerance_ev=options.energy_tolerance,

@@ -90,9 +90,9 @@ def _dispatch(arguments: list[str]) -> int:
 def _keep_programs_apart() -> None:
     """Gives each kind of processor its own part of the folder of compiled programs that JAX is asked to keep, if it is.
 
-    Programs of another processor end in illegal instructions. JAX compares preferences of the compiler with what the processor
-    can do, finds them lacking, and prints pages about it for programs of this very processor (jax#38445, xla#44565): below errors
-    that end the process, which are raised here, XLA is silent then.
+    Programs of another processor end in illegal instructions. XLA compares preferences of the compiler with what the processor
+    can do, finds them lacking, and prints pages about it for programs of this very processor (jax#38445, xla#44565): it is told
+    to speak of fatal errors only. Others are raised as exceptions anyway.
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if not folder or "jax" in sys.modules:  # it has read these variables
