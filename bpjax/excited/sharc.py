@@ -219,7 +219,7 @@ def _rows(path: _Path) -> list[_Row]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FormatError(path, "no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a null character in the name that a template gives
         raise FormatError(path, f"cannot be read: {error}") from error
     rows = ((number, line.split("#")[0].split()) for number, line in enumerate(text.splitlines(), 1))
     return [(number, words) for number, words in rows if words]

@@ -243,6 +243,7 @@ def test_the_case_of_sharc_4(shared, tmp_path):
         (" -0.002 0 0 0\n 0 0 0 0\n", " 0.002 0 0 0\n 0 0 0 0\n", "LVC.template: spin-orbit matrix: must be Hermitian"),
         (" 0 0 0 0\n -0.002 0 0 0\n", " 0 0 0 0\n", "the file ends within the block 'SOC I' of 4 rows"),
         ("V0.txt ", "V1.txt ", "V1.txt: no such file"),
+        ("V0.txt ", "V\0.txt ", "cannot be read: embedded null byte"),
     ],
 )
 def test_malformed_template(folder, old, new, message):
