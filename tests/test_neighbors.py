@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase.neighborlist import primitive_neighbor_list
 from hypothesis import given
+from scipy.spatial import cKDTree
 
 from bpjax.errors import CapacityError, StructureError
 from bpjax.neighbors import bucket, neighbor_list, pair_list
@@ -187,3 +188,23 @@ def test_position_that_is_not_a_number(bad):
     for cell, pbc in ((4 * np.eye(3), True), (None, False)):
         with pytest.raises(StructureError, match="atom 1"):
             pair_list(R, cell, pbc, 3.0)
+
+
+@pytest.mark.parametrize("L", [700.0, 3123.7, 1e5])
+@pytest.mark.parametrize("pbc", [(1, 1, 0), (1, 0, 0), (0, 0, 0)], ids=["slab", "wire", "cluster"])
+def test_wide_and_flat(L, pbc):
+    """More bins than vesin can have, in a box that is thin: the process died. Against a tree of the atoms and their images."""
+    rng = np.random.default_rng(0)
+    R = rng.uniform(0, 1, (400, 3)) * [L, L, 10.0]
+    R[200:] = R[:200] + 2 * rng.normal(size=(200, 3))
+    cell, expected, own = np.diag([L, L, 30.0]), set(), cKDTree(R)
+    for shift in itertools.product(*[(-1, 0, 1) if along else (0,) for along in pbc]):
+        for i, near in enumerate(own.query_ball_tree(cKDTree(R + np.array(shift) @ cell), 6.0)):
+            expected |= {(i, j, *shift) for j in near if i != j or any(shift)}
+    i, j, shift = pair_list(R, cell, np.array(pbc, bool), 6.0)
+    assert as_set(i, j, shift) == expected
+
+
+def test_a_flat_periodic_cell_that_cannot_be_searched():
+    with pytest.raises(StructureError, match=r"the cell, 1e\+05 x 1e\+05 x 30 A, is too wide and too flat"):
+        pair_list(np.zeros((1, 3)), np.diag([1e5, 1e5, 30.0]), True, 6.0)

@@ -15,7 +15,12 @@ from bpjax.dynamics.settings import Settings
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError, StructureError
 from bpjax.io.structures import check_structure, full_cell
+from bpjax.pair_search import plane_distances, reduced_cell
 from bpjax.potential import Potential
+from bpjax.potential.describe import refuse_forked
+
+WIDEST = 1000.0
+"""Extent in A, along a direction in which nothing repeats, whose positions single precision holds: to 3e-5 A."""
 
 
 class Coordinates:
@@ -162,7 +167,17 @@ def check_atoms(atoms: ase.Atoms, settings: Settings) -> None:
       StructureError: no sense physically (see `bpjax.io.structures.check_structure`), no mass, or constraints.
       ConfigError: options that do not fit the structure.
     """
+    refuse_forked()
     check_structure(atoms)
+    cell, pbc = full_cell(atoms), atoms.pbc
+    extent = np.ptp(atoms.positions @ cell[~pbc].T, axis=0).max(initial=0.0)
+    if settings.dtype == "float32" and extent > WIDEST:
+        message = (
+            f"atoms are {extent:.4g} A apart where nothing repeats; single precision is for {WIDEST:g} A, take float64"
+        )
+        raise StructureError(message, field="positions")
+    if pbc.any() and plane_distances(reduced_cell(cell, pbc)[0])[pbc].min() > 5 * plane_distances(cell)[pbc].min():
+        raise StructureError("is very skewed; take a reduced one (ase.geometry.minkowski_reduce)", field="cell")
     if not (atoms.get_masses() > 0).all():
         raise StructureError(f"atom {int(np.argmin(atoms.get_masses()))} has no mass", field="masses")
     if atoms.constraints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import os
@@ -27,11 +28,40 @@ from bpjax.interop.models import load_model
 from bpjax.networks.scaling import ranges_known
 from bpjax.potential.energy import Params, Potential
 from bpjax.potential.evaluator import SKIN, Evaluation, Evaluator
+from bpjax.units import unit_system
 
-_ASES = ("restart", "label", "atoms", "directory")
+_ASES = ("label", "atoms", "directory")
 """Keywords of ASE's own."""
 
 _EXTRAS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outside")
+
+
+class Results(dict[str, Any]):
+    """Results of ASE, and in `extras` what ASE has no names for: found like the others, but not among them.
+
+    ASE refuses names that it does not know where it goes through all of them (`Atoms.get_properties`, `SinglePointCalculator`).
+    """
+
+    def __init__(self, **results: Any):
+        super().__init__(**results)
+        self.extras: dict[str, Any] = {}
+
+    def __missing__(self, name: str) -> Any:
+        return self.extras[name]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.extras
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a name, of ASE's or ours."""
+        return self[name] if name in self else default
+
+
+def _volume(atoms: ase.Atoms) -> float:
+    """Of the cell; 0 where its vectors span none."""
+    lengths = np.linalg.norm(atoms.cell.array, axis=1)
+    volume = float(abs(np.linalg.det(atoms.cell.array)))
+    return volume if volume > 1e-12 * lengths.prod() else 0.0
 
 
 def _digest(model: Potential, params: Params) -> str:
@@ -50,14 +80,16 @@ class BpjaxCalculator(Calculator):
     three vectors, ``stress`` in ASE's convention: eV/A^3 of the cell, positive in tension, in the order xx, yy, zz, yz, xz,
     xy. Energies include the offsets, so that they compare with those of the training data.
 
-    What the model knows beside that is in ``results`` as well: ``energy_spread`` and ``forces_spread`` (N, 3), standard
-    deviations over the members of a committee; ``energy_noise`` and ``forces_noise`` (N,), of the labels that a model with
-    `Potential.noise` expects; ``outside`` (N,), features of each atom outside of their range in training. For the first
-    structure of each composition that has such features there is a warning.
+    What the model knows beside that is in ``results`` as well, though not among those that ASE goes through, and `get_property`
+    gives it for a structure: ``energy_spread`` and ``forces_spread`` (N, 3), standard deviations over the members of a
+    committee; ``energy_noise`` and ``forces_noise`` (N,), of the labels that a model with `Potential.noise` expects; ``outside``
+    (N,), features of each atom outside of their range in training. For the first structure of each composition that has such
+    features there is a warning.
 
     One calculator may serve many structures, and threads: each gets the results of its own structure from the methods of ASE
-    (``results`` are those of the last one). It compiles again only when a structure has a size that is new to it. A process
-    that is forked from one that has used JAX cannot compute: start such processes with "spawn" or "forkserver".
+    (``results`` are those of the last one). It compiles again only when a structure has a size that is new to it; the neighbour
+    lists of the last 64 structures are kept, up to 256 MB. A process that is forked from one that has used JAX cannot compute:
+    start such processes with "spawn" or "forkserver".
 
     Args:
       model: a model file; a folder of n2p2 or RuNNer, also of a committee; or the potential and its arrays.
@@ -65,7 +97,7 @@ class BpjaxCalculator(Calculator):
         molecular dynamics: twice as fast or more, with a noise of 1e-6 eV in energies.
       units: of a folder of n2p2 or RuNNer, which does not say: "hartree-bohr", "ev-angstrom" or "kcal/mol-angstrom".
       skin: in A; a neighbour list lasts until an atom has moved by half of it.
-      kwargs: ASE's own: ``restart``, ``label``, ``atoms``, ``directory``.
+      kwargs: ASE's own: ``label``, ``atoms``, ``directory``.
 
     Raises:
       ModelFileError, FormatError: the file or folder cannot be used.
@@ -90,10 +122,14 @@ class BpjaxCalculator(Calculator):
             close = difflib.get_close_matches(name.lower(), allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise TypeError(f"BpjaxCalculator: unknown keyword {name!r}; {hint}allowed: {', '.join(allowed)}")
+        if not isinstance(model, str | os.PathLike) and not (isinstance(model, tuple) and len(model) == 2):
+            raise TypeError("BpjaxCalculator: model must be a file, a folder, or a pair (potential, arrays)")
         super().__init__(**kwargs)
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._source = None if isinstance(model, tuple) else os.path.abspath(os.fspath(model))
+        if units is not None:
+            unit_system(units, "BpjaxCalculator")
         potential, params = model if isinstance(model, tuple) else load_model(Path(model), units)
         watch = ranges_known(params["scaling"])
         self.evaluator = Evaluator(potential, params, dtype, skin=skin, watch=watch)
@@ -138,9 +174,16 @@ class BpjaxCalculator(Calculator):
             if atoms is None and self.atoms is None:
                 raise CalculatorSetupError(f"BpjaxCalculator: {name} is of a structure: set atoms.calc, or give atoms=")
             of = self.atoms if atoms is None else atoms
-            if name == "stress" and of is not None and of.cell.rank < 3:
+            if name == "stress" and of is not None and not _volume(of):
                 message = f"stress is per volume of the cell, and this one has {of.cell.rank} vectors, not three"
+                message = message if of.cell.rank < 3 else "stress is per volume of the cell, and this one has none"
                 raise PropertyNotImplementedError(f"{message} (atoms.set_cell, atoms.center(vacuum=...))")
+            if name in _EXTRAS:
+                if allow_calculation:
+                    self.calculate(of)
+                if name not in self.results:
+                    raise PropertyNotImplementedError(f"{name}: the model does not know it")
+                return copy.copy(self.results[name])
             return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
@@ -160,16 +203,16 @@ class BpjaxCalculator(Calculator):
             super().calculate(of, list(properties), list(system_changes))
             self.results = {}
             result = self.evaluator.evaluate(of)
-            self.results = {
-                "energy": result.energy,
-                "free_energy": result.energy,
-                "energies": result.atomic_energies,
-                "forces": result.forces,
-            }
-            if of.cell.rank == 3 and result.virial is not None:
-                self.results["stress"] = full_3x3_to_voigt_6_stress(-result.virial / of.cell.volume)
+            self.results = Results(
+                energy=result.energy,
+                free_energy=result.energy,
+                energies=result.atomic_energies,
+                forces=result.forces,
+            )
+            if (volume := _volume(of)) and result.virial is not None:
+                self.results["stress"] = full_3x3_to_voigt_6_stress(-result.virial / volume)
             extras = {name: getattr(result, name) for name in _EXTRAS}
-            self.results |= {name: value for name, value in extras.items() if value is not None}
+            self.results.extras = {name: value for name, value in extras.items() if value is not None}
             self._warn(of, result)
 
     def _warn(self, atoms: ase.Atoms, result: Evaluation) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import ase
 import ase.io.formats
 import numpy as np
-import vesin
 from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from ase.io.formats import filetype, iread, open_with_compression
@@ -32,13 +31,13 @@ from bpjax.io.labels import labels
 from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
 from bpjax.io.xyz_dialects import rewritten
+from bpjax.pair_search import search
 from bpjax.progress import Progress, ProgressFn, counted, silent
 from bpjax.units import unit_system
 
 # Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
 CLOSEST = 0.1
-# A micrometre; beyond are atoms that flew away and numbers that are no lengths. The search for near atoms slows down with
-# the square of the extent, and ends the process at some 10^6 A.
+# A micrometre; beyond are atoms that flew away and numbers that are no lengths.
 LARGEST = 1e4
 
 _Path = str | os.PathLike[str]
@@ -335,9 +334,7 @@ def _close_pairs(atoms: ase.Atoms, cell: np.ndarray) -> tuple[np.ndarray, np.nda
             return i, j, np.sqrt(((x @ cell) ** 2).sum(axis=1))
     # The search radius sets the size of its bins: with 0.1 A there would be far more bins than atoms, and 1 A or more
     # is hundreds of times faster.
-    search = vesin.NeighborList(cutoff=2.0, full_list=False)
-    i, j, r_ij = search.compute(atoms.positions, cell, atoms.pbc, "ijd")
-    return i, j, r_ij
+    return search(atoms.positions, cell, atoms.pbc, 2.0, "ijd")
 
 
 @functools.lru_cache(SMALL)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bpjax.descriptors import Descriptor
-from bpjax.errors import ConfigError
+from bpjax.errors import BpjaxError, ConfigError
 from bpjax.geometry import environments, real_atoms
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import block_size, in_blocks
@@ -51,7 +51,27 @@ def precision(dtype: str) -> AbstractContextManager[Any]:
     Libraries switch double precision on for the whole process when they are imported (Sella, pymbar): what is computed here does
     not depend on it.
     """
+    refuse_forked()
     return jax.enable_x64(dtype == "float64")
+
+
+_process: list[int] = []
+"""The process in which JAX was used first."""
+
+
+def refuse_forked() -> None:
+    """In a child that was forked from a process that had used JAX every call would wait for ever.
+
+    Raises:
+      BpjaxError: this is one.
+    """
+    if not _process:
+        _process.append(os.getpid())
+    elif _process[0] != os.getpid():
+        raise BpjaxError(
+            "this process was forked from one that had used JAX, whose threads are not in it: start processes by "
+            'multiprocessing.get_context("spawn") or "forkserver", or before any model is made'
+        )
 
 
 @partial(jax.jit, static_argnums=0)

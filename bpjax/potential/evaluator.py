@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpjax.elements import species_of
-from bpjax.errors import BpjaxError, ConfigError
+from bpjax.errors import ConfigError
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import fastest_block
 from bpjax.potential.describe import name_of_dtype, precision
@@ -41,7 +41,7 @@ ROOM = 1.4
 HEADROOM = 1.1
 """Neighbour slots of a new shape, relative to what is needed at present: other atoms will come close."""
 
-KEPT, KEPT_BYTES = 32, 2**26
+KEPT, KEPT_BYTES = 64, 2**28
 """Number and memory of neighbour lists of earlier calls; the last one is always kept."""
 
 ATOMS_PER_CALL = 8192
@@ -99,8 +99,8 @@ class Evaluator:
         self, model: Potential, params: Params, dtype: Any = "float32", *, skin: float = SKIN, watch: bool = False
     ):
         self.dtype = name_of_dtype(dtype)
-        if not skin >= 0:
-            raise ConfigError(f"must be at least 0, got {skin}", field="skin")
+        if not (isinstance(skin, int | float | np.number) and 0 <= skin < math.inf):
+            raise ConfigError(f"must be a length in A, at least 0, got {skin!r}", field="skin")
         self.model, self.skin, self.watch = model, skin, watch
         with precision(self.dtype):
             self.params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), params)
@@ -139,8 +139,9 @@ class Evaluator:
         """
         place = Place(path, frame)
         kept = self._prepared(atoms, place)
-        system = kept.system(atoms, self.model.elements, self.dtype)
-        return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors), place)
+        dtype = "float64" if kept.wide else self.dtype  # single precision holds positions to 1e-5 A there
+        system = kept.system(atoms, self.model.elements, dtype)
+        return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors, dtype), place)
 
     def extrapolations(self, atoms: ase.Atoms, structure: int | None = None) -> list[Extrapolation]:
         """Every feature outside the range of training: atom, function, value, range; also where `watch` is off.
@@ -194,18 +195,25 @@ class Evaluator:
           StructureError: see `evaluate`; the message says which frame.
           UnknownSpeciesError: see `evaluate`.
         """
-        sizes = []
+        sizes, wide = [], []
         for number, atoms in enumerate(frames):
             place = Place(path, number)
             check(atoms, self.model.elements, place)
-            sizes.append(prepare(atoms, self.model.cutoff, place).size)
+            kept = prepare(atoms, self.model.cutoff, place)
+            sizes.append(kept.size)
+            wide += [number] if kept.wide and self.dtype == "float32" else []
         results: list[Evaluation | None] = [None] * len(frames)
         with progress(len(frames), "structures") as bar:
-            for chunk, (rows, capacity, slots) in self._chunks(np.array(sizes, dtype=int).reshape(-1, 2)):
+            for number in wide:  # in double precision, one by one
+                results[number] = self.evaluate(frames[number], path, number)
+                bar.update(1)
+            rest = np.setdiff1d(np.arange(len(frames)), wide)
+            for chosen, (rows, capacity, slots) in self._chunks(np.array(sizes, dtype=int).reshape(-1, 2)[rest]):
+                chunk = rest[chosen].tolist()
                 batch = [self._padded(frames[number], capacity, slots, Place(path, number)) for number in chunk]
                 batch += batch[-1:] * (rows - len(batch))
                 systems, neighbors = jax.tree.map(lambda *leaves: np.stack(leaves), *batch)
-                found = self._call(_batched, systems, neighbors)
+                found = self._call(_batched, systems, neighbors, self.dtype)
                 for row, number in enumerate(chunk):
                     one = jax.tree.map(lambda leaf, row=row: leaf[row], found)
                     results[number] = _evaluation(self.model, frames[number], one, Place(path, number))
@@ -241,35 +249,18 @@ class Evaluator:
         self._shapes.append(new)
         return new
 
-    def _call(self, function: Any, system: System, neighbors: Neighbors) -> Prediction:
-        _refuse_forked()
+    def _call(self, function: Any, system: System, neighbors: Neighbors, dtype: str) -> Prediction:
         before = _traces.count
-        with precision(self.dtype):
+        with precision(dtype):
             result = function(self.model, self.watch, self.params, system, neighbors)
         self._compilations += _traces.count - before
         return jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float64), result)
 
 
 class _Traces:
-    """Counts how often the functions below are traced, how often they are compiled; and in which process they ran first."""
+    """Counts how often the functions below are traced, which is how often they are compiled."""
 
     count = 0
-    process: int | None = None
-
-
-def _refuse_forked() -> None:
-    """In a child that was forked from a process that had used JAX every call would wait for ever.
-
-    Raises:
-      BpjaxError: this is one.
-    """
-    if _traces.process is None:
-        _traces.process = os.getpid()
-    elif _traces.process != os.getpid():
-        raise BpjaxError(
-            "this process was forked from one that had used JAX, whose threads are not in it: start processes by "
-            'multiprocessing.get_context("spawn") or "forkserver", or before anything is computed'
-        )
 
 
 _traces = _Traces()

@@ -15,8 +15,12 @@ import scipy.sparse.csgraph
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
 from bpjax.io.structures import CLOSEST
-from bpjax.neighbors import bucket, neighbor_list, periodic_lattice
+from bpjax.neighbors import bucket, neighbor_list
+from bpjax.pair_search import periodic_lattice
 from bpjax.system import Neighbors, System, system_from_arrays
+
+FARTHEST = 1e10
+"""Position in A beyond which double precision does not hold distances of atoms (to 1e-6 A)."""
 
 COMPILATION = 5_000_000
 """What one compilation costs, in neighbour slots that could be evaluated in the same time (a few seconds, on a CPU)."""
@@ -75,6 +79,11 @@ class Prepared:
         return len(self.numbers), int(self.neighbors.mask.sum(axis=1).max())
 
     @property
+    def wide(self) -> bool:
+        """Whether positions are so far from the origin, even of fragments, that single precision does not hold them."""
+        return bool(np.abs(self.positions - self.origin).max(initial=0.0) > WIDE)
+
+    @property
     def nbytes(self) -> int:
         """Memory of the list."""
         return sum(np.asarray(a).nbytes for a in self.neighbors)
@@ -101,6 +110,10 @@ def check(atoms: ase.Atoms, elements: tuple[str, ...], place: Place) -> None:
     """Checks that need no neighbours."""
     if len(atoms) == 0:
         raise place.error("has zero atoms")
+    if len(atoms) and np.abs(atoms.positions).max() > FARTHEST:
+        atom = int(np.argmax(np.abs(atoms.positions).max(axis=1)))
+        distance = float(np.abs(atoms.positions[atom]).max())
+        raise place.error(f"atom {atom} is at {distance:.3g} A, beyond {FARTHEST:g} A", "positions")
     for field, value in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         finite = np.isfinite(value)
         if not finite.all():
@@ -135,6 +148,9 @@ def prepare(atoms: ase.Atoms, radius: float, place: Place) -> Prepared:
     neighbors = Neighbors(idx, shift, mask)
     return Prepared(atoms.numbers.copy(), atoms.positions.copy(), given, lattice, pbc, origin, neighbors, nearest)
 
+
+WIDE = 300.0
+"""Distance in A from the centre beyond which positions are not held in single precision: to 2e-5 A, forces to some 1e-5 eV/A."""
 
 NEAR = 50.0
 """Distance in A from the centre up to which single precision holds positions well enough: to 4e-6 A."""

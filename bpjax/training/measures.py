@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import vesin
 
 from bpjax.elements import atomic_numbers, covalent_radii, species_table
 from bpjax.io.labels import Labels, labels
-from bpjax.io.structures import full_cell
+from bpjax.pair_search import search
 
 # Near atoms are those within 6 A, or so many times the sum of the two largest covalent radii.
 _NEAR, _REACH = 6.0, 1.8
@@ -70,11 +69,8 @@ def measure(frames: Sequence, elements: tuple[str, ...]) -> Measures:
     radii = covalent_radii(elements)
     reach = max(_NEAR, _REACH * 2 * float(radii.max()))
     table = species_table(elements)
-    search = vesin.NeighborList(
-        cutoff=reach, full_list=False, n_threads=1
-    )  # to start others takes longer than the search
     rows = [
-        {**_of_labels(atoms, label), **_of_pairs(atoms, label.forces, search, table, radii)}
+        {**_of_labels(atoms, label), **_of_pairs(atoms, label.forces, reach, table, radii)}
         for atoms, label in zip(frames, map(labels, frames), strict=True)
     ]
     return Measures(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
@@ -124,17 +120,18 @@ def odd_shear(shares: np.ndarray) -> float | None:
 
 
 def _of_pairs(
-    atoms, forces: np.ndarray | None, search, table: np.ndarray, radii: np.ndarray
+    atoms, forces: np.ndarray | None, reach: float, table: np.ndarray, radii: np.ndarray
 ) -> dict[str, np.ndarray | float]:
     species, S = table[atoms.numbers], len(radii)
-    i, j, r_ij, R_ij = search.compute(atoms.positions, full_cell(atoms), atoms.pbc, "ijdD")
+    # One thread: to start others takes longer than the search.
+    i, j, r_ij, R_ij = search(atoms.positions, atoms.cell.array, atoms.pbc, reach, "ijdD", threads=1)
     one, other = species[i], species[j]
     kind = np.minimum(one, other) * S + np.maximum(one, other)
     closest = np.full(S * S, np.inf)
     np.minimum.at(closest, kind, r_ij)
     closest = np.minimum(closest.reshape(S, S), closest.reshape(S, S).T)
     # Smooth to zero at the reach, so that rounding never moves a pair in or out.
-    x = r_ij / search.cutoff
+    x = r_ij / reach
     w = (1 - x**2) ** 3
     sums = []
     for _ in range(_POWERS):

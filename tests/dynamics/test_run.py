@@ -348,3 +348,16 @@ def test_cold_barostat_finds_the_minimum_of_the_energy_volume_curve():
     found = birch_murnaghan(volumes, curve["fcc"])
     volume = cold.log["volume"][len(cold.log["volume"]) // 3 :].mean() / len(crystal(3))
     assert volume == pytest.approx(found.volume, rel=2e-3)
+
+
+def test_what_single_precision_or_the_list_cannot_hold():
+    far = cluster()
+    far.positions[-1] += [3000.0, 0, 0]
+    with pytest.raises(
+        StructureError, match="are .* A apart where nothing repeats; single precision is for 1000 A, take float64"
+    ):
+        run_md(MODEL, P, far, steps=1)
+    skewed = crystal(1)
+    skewed.set_cell(skewed.cell.array + [[0, 0, 0], 90 * skewed.cell.array[0], -300 * skewed.cell.array[0]])
+    with pytest.raises(StructureError, match="cell: is very skewed; take a reduced one"):
+        run_md(MODEL, P, skewed, steps=1)

@@ -14,12 +14,13 @@ import jax
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.calculators.calculator import CalculatorSetupError
+from ase.calculators.calculator import CalculatorSetupError, PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.mep import NEB
 from ase.optimize import BFGS, BFGSLineSearch
 
-from bpjax.errors import ConfigError, ModelFileError
+from bpjax.errors import ConfigError, ModelFileError, StructureError
 from bpjax.interop.ase import BpjaxCalculator
 from bpjax.interop.n2p2 import read_potential
 from bpjax.potential.evaluator import Evaluator
@@ -80,6 +81,35 @@ def test_fragments_far_apart_in_single_precision(single, L):
     assert both.energy == pytest.approx(2 * one.energy, abs=1e-4)
 
 
+@pytest.mark.parametrize("L", [2000.0, 3123.7, 1e5])
+@pytest.mark.parametrize("pbc", [(1, 1, 0), (1, 0, 0), (1, 1, 1)], ids=["slab", "wire", "box"])
+def test_wide_cells_in_single_precision(single, L, pbc):
+    """A dimer across the border of a cell that is far wider than it is thick, or than single precision holds."""
+    atoms = dimer((-1.0, 0.4, 0.0))
+    atoms.set_cell(L * np.eye(3))
+    atoms.pbc = pbc
+    one, found = (single.evaluator.evaluate(x) for x in (dimer(), atoms))
+    np.testing.assert_allclose(found.forces, one.forces, atol=3e-6)
+
+
+def test_a_long_chain_in_single_precision(single, calculator):
+    chain = ase.Atoms(
+        "Si400", np.outer(np.arange(400), [2.31, 0.1, 0.0]) + np.random.default_rng(0).normal(0, 0.05, (400, 3))
+    )
+    expected = calculator.evaluator.evaluate(chain).forces
+    np.testing.assert_allclose(
+        single.evaluator.evaluate(chain).forces, expected, atol=1e-12
+    )  # in double precision itself
+    many = single.evaluator.evaluate_many([molecule(), chain, dimer()])
+    np.testing.assert_allclose(many[1].forces, expected, atol=1e-12)
+    np.testing.assert_allclose(many[2].forces, single.evaluator.evaluate(dimer()).forces, atol=1e-6)
+
+
+def test_beyond_all_precision(calculator):
+    with pytest.raises(StructureError, match=r"atom 1 is at 1e\+18 A, beyond 1e\+10 A"):
+        calculator.evaluator.evaluate(ase.Atoms("Si2", [[0, 0, 0], [1e18, 0, 0]]))
+
+
 def test_a_very_skewed_cell(calculator, single):
     """A cubic lattice of 5 A whose cell is written with vectors of thousands: 125 A^3."""
     plain = ase.Atoms("SiO", [[0, 0, 0], [1.6, 0.4, 0.3]], cell=5 * np.eye(3), pbc=True)
@@ -117,7 +147,7 @@ def test_threads_get_the_results_of_their_own_structures(calculator):
 def test_a_forked_process_says_so_and_does_not_hang():
     code = (
         "import os; from tests.small_model import *; from bpjax.interop.ase import BpjaxCalculator\n"
-        "calc = BpjaxCalculator((MODEL, small_params())); calc.get_potential_energy(crystal())\n"
+        "calc = BpjaxCalculator((MODEL, small_params()))\n"
         "pid = os.fork()\n"
         "if pid:\n"
         "    os.waitpid(pid, 0)\n"
@@ -164,17 +194,31 @@ def test_lists_of_several_structures_are_kept():
 
 def test_memory_of_lists_is_bounded(monkeypatch):
     evaluator = Evaluator(MODEL, PARAMS)
-    for n in range(40):
+    for n in range(70):
         atoms = crystal()
         atoms.set_cell(atoms.cell.array * (1 + 0.001 * n), scale_atoms=True)
         evaluator.evaluate(atoms)
-    assert len(evaluator._kept) == 32 and evaluator.searches == 40
+    assert len(evaluator._kept) == 64 and evaluator.searches == 70
     monkeypatch.setattr("bpjax.potential.evaluator.KEPT_BYTES", 1)
     evaluator.evaluate(liquid())
     assert len(evaluator._kept) == 1
 
 
 # ---------------------------------------------------------------------------------- cells, optimisers
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ([[8, 0, 0], [0, 8, 0], [8, 0, 0]], "and this one has none"),
+        ([8, 8, 0], "this one has 2 vectors, not three"),
+    ],
+)
+def test_no_stress_without_a_volume(calculator, cell, words):
+    atoms = ase.Atoms("Si2", [[0, 0, 0], [2.2, 0, 0]], cell=cell, pbc=(1, 1, 0))
+    calculator.get_forces(atoms)
+    with pytest.raises(PropertyNotImplementedError, match=words):
+        calculator.get_stress(atoms)
 
 
 def test_the_cell_of_a_slab_is_relaxed(calculator):
@@ -186,8 +230,23 @@ def test_the_cell_of_a_slab_is_relaxed(calculator):
     np.testing.assert_array_equal(atoms.cell.array[2], height)
 
 
+def test_energies_are_as_smooth_as_line_searches_need(calculator, single):
+    """In single precision the energy has a noise of 1e-6 eV, in which they get lost; double precision is the default."""
+    atoms, h = liquid(), 1e-5
+    move = np.random.default_rng(0).normal(size=atoms.positions.shape)
+    missed = []
+    for calc in (calculator, single):
+        slope = -float((calc.get_forces(atoms) * move).sum())
+        moved = [atoms.copy() for _ in range(2)]
+        for sign, one in zip((1, -1), moved, strict=True):
+            one.positions += sign * h * move
+        missed.append(
+            abs((calc.get_potential_energy(moved[0]) - calc.get_potential_energy(moved[1])) / (2 * h) - slope)
+        )
+    assert missed[0] < 1e-6 < 1e-3 < missed[1]
+
+
 def test_line_searches_end(calculator):
-    """In single precision the energy has a noise of 1e-6 eV, in which line searches get lost; double precision is the default."""
     assert calculator.evaluator.dtype == "float64"
     atoms = molecule()
     atoms.calc = calculator
@@ -207,6 +266,7 @@ def test_line_searches_end(calculator):
     [
         ({"Dtype": "float64"}, r"unknown keyword 'Dtype'; did you mean 'dtype'\? allowed: model, dtype"),
         ({"devise": "cpu"}, "unknown keyword 'devise'; "),
+        ({"restart": "file"}, "unknown keyword 'restart'; "),
     ],
 )
 def test_unknown_keywords(words, message):
@@ -225,6 +285,17 @@ def test_precisions():
     for wrong in ("float16", np.int32, None, 7):
         with pytest.raises(ConfigError, match="is not one of float32, float64"):
             BpjaxCalculator((MODEL, PARAMS), wrong)
+
+
+def test_models_and_options_that_are_none():
+    for model in (None, [MODEL, PARAMS], (MODEL, PARAMS, 1)):
+        with pytest.raises(TypeError):  # here by the check of types, else "model must be a file, a folder, or a pair"
+            BpjaxCalculator(model)
+    with pytest.raises(ConfigError, match="nonsense"):
+        BpjaxCalculator((MODEL, PARAMS), units="nonsense")
+    for skin in (-1.0, np.inf, np.nan):
+        with pytest.raises(ConfigError, match="must be a length in A, at least 0"):
+            BpjaxCalculator((MODEL, PARAMS), skin=skin)
 
 
 def test_without_a_structure():
@@ -281,6 +352,13 @@ def test_warnings_outside_of_training_once_for_each_composition():
     with pytest.warns(UserWarning, match=r"O2Si6: \d+ features of 8 atoms are outside of their range in training"):
         atoms.get_potential_energy()
     np.testing.assert_array_equal(calc.results["outside"], calc.evaluator.evaluate(atoms).outside)
+    np.testing.assert_array_equal(calc.get_property("outside", atoms), calc.results["outside"])
+    assert "outside" in calc.results and calc.results.get("outside") is not None and calc.results.get("none") is None
+    # What goes through all results in ASE sees those that it knows.
+    assert set(atoms.get_properties(["energy", "forces"])) >= {"energy", "forces"}
+    assert SinglePointCalculator(atoms, **calc.results).get_potential_energy() == calc.results["energy"]
+    with pytest.raises(PropertyNotImplementedError, match="the model does not know it"):
+        calc.get_property("energy_spread", atoms)
     assert calc.results["outside"].shape == (8,) and calc.results["outside"].min() > 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
