@@ -45,15 +45,20 @@ def search(
     R = np.ascontiguousarray(positions, dtype=np.float64)
     if not np.isfinite(R).all():
         raise StructureError(f"the position of atom {int(np.argmin(np.isfinite(R).all(axis=1)))} is not finite")
-    box, made_of = np.eye(3), None
+    pairs = NeighborList(cutoff=float(cutoff), full_list=ordered, sorted=ordered, n_threads=threads)
+    box, made_of, room = np.eye(3), None, np.zeros(3)
     if periodic.any():
         box = complete_cell(np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64), periodic)
         box, made_of = reduced_cell(box, periodic)
-    R = _together(R, box[~periodic], cutoff)
-    box = _roomy(R, box, periodic, cutoff)
-    # Periodic along all: beyond the room along the others nothing is within the cutoff.
-    pairs = NeighborList(cutoff=float(cutoff), full_list=ordered, sorted=ordered, n_threads=threads)
-    found = pairs.compute(R, box, True, quantities)
+        room = np.where(periodic, plane_distances(box), 0.0)
+    if len(R) and not periodic.all():
+        room[~periodic] = np.ptp(R @ box[~periodic].T, axis=0)
+    if (room / cutoff + 1).prod() < BINS:  # nearly always, and in a fraction of the time
+        found = pairs.compute(R, box if periodic.any() else np.zeros((3, 3)), periodic, quantities)
+    else:
+        R = _together(R, box[~periodic], cutoff)
+        # Periodic along all: beyond the room along the others nothing is within the cutoff.
+        found = pairs.compute(R, _roomy(R, box, periodic, cutoff), True, quantities)
     if made_of is None or "S" not in quantities:
         return found
     shifts = quantities.index("S")
@@ -101,7 +106,7 @@ def _together(R: np.ndarray, axes: np.ndarray, cutoff: float) -> np.ndarray:
       cutoff: in A.
     """
     x = R @ axes.T
-    if not len(R) or not len(axes) or np.ptp(x, axis=0).max() <= FAR * cutoff:
+    if not len(axes) or np.ptp(x, axis=0).max() <= FAR * cutoff:
         return R
     group = np.zeros(len(R), int)
     while True:  # a gap along one direction may show only within a group that another direction has split
