@@ -154,9 +154,15 @@ def test_stops_with_the_step_that_exceeds_the_limit(case, tmp_path, where):
     )
     assert f"; offending frames are in {path}; " in text and "\n" not in text
     step = steps[steps > (stop - 1) // 5 * 5][0]
-    worst = max(case.evaluator.extrapolations(case.frames[step]), key=lambda w: w.excess)
-    named = f"worst in step {step}: function {worst.function} ({worst.label}) of atom {worst.atom} ({worst.element})"
-    assert f"; {named} is {worst.value:.6g}, in training {worst.minimum:.6g} to {worst.maximum:.6g};" in text
+    found = case.evaluator.extrapolations(case.frames[step])
+    most = max(w.excess for w in found)
+    # Atoms that symmetry makes equal differ by rounding, and that by the order in which a list has their neighbours.
+    assert any(
+        f"; worst in step {step}: function {w.function} ({w.label}) of atom {w.atom} ({w.element}) is {w.value:.6g}, in training "
+        f"{w.minimum:.6g} to {w.maximum:.6g};" in text
+        for w in found
+        if w.excess > (1 - 1e-6) * most
+    )
     check_files(case, path, first_of_each(case.counts[: stop + 1], 5))
     last = (stop - 1) // 5 * 5
     np.testing.assert_allclose(caught.value.atoms.positions, case.frames[last].positions, atol=1e-9)
