@@ -35,7 +35,7 @@ def check_outputs(paths: Iterable[Path], overwrite: bool = False, inputs: Iterab
     Args:
       paths: the files.
       overwrite: whether files that are there may be replaced.
-      inputs: what is read, and must not be replaced by what is written.
+      inputs: what is read, and must not be replaced by what is written; of a folder, the files of the potential in it.
 
     Raises:
       OutputExistsError: a file is there, and `overwrite` was not asked for.
@@ -43,11 +43,18 @@ def check_outputs(paths: Iterable[Path], overwrite: bool = False, inputs: Iterab
         outputs are one file.
     """
     seen: list[Path] = []
+    read = [file for source in inputs for file in (_files_of_potential(source) if source.is_dir() else [source])]
     for path in paths:
         _check_output(path, overwrite)
-        check_apart([path], inputs, "is read")
+        check_apart([path], read, "is read")
         check_apart([path], seen, "is written as well")
         seen.append(path)
+
+
+def _files_of_potential(folder: Path) -> Iterable[Path]:
+    from bpjax.interop.n2p2.folder import files_of_potential  # here, because most commands need nothing of it
+
+    return files_of_potential(folder)
 
 
 def check_apart(paths: Iterable[Path], others: Iterable[Path], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +23,9 @@ RESULTS = (
     *("trajectories.extxyz", "trajectories.npz"),
 )
 """Files in DIR."""
+
+SHARC_GEOMETRY = "geom"
+"""Name by which a start of SHARC is known."""
 
 
 @dataclass(frozen=True)
@@ -156,19 +160,28 @@ class Options:
 
 def run(options: Options) -> None:
     """Runs the trajectories and writes what they say."""
-    check_output_folder(options.output, options.overwrite or options.resume)
+    from bpjax.io.lock import only_run
+
+    again = options.overwrite or options.resume
+    check_output_folder(options.output, again)
     check_apart([options.output / name for name in RESULTS], [Path(options.model), Path(options.start)], "is read")
     use_dtype(options.dtype)
     use_all_cores()
+    # Before anything is read, and until the last result is written: nobody else may take the folder meanwhile.
+    with only_run(options.output, again, "use --overwrite to replace it"):
+        _run(options)
 
+
+def _run(options: Options) -> None:
+    """The trajectories, in a folder that is their own."""
     from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.hopping_run import Hopping
     from bpjax.excited.library import find_model
-    from bpjax.io.lock import only_run
     from bpjax.progress import progress
 
     model = find_model(options.model)
-    identity = {"model": _fingerprint(options.model), "start": _fingerprint(options.start)}
+    check_apart([options.output / name for name in RESULTS], model.files, "is read")
+    identity = {"model": _fingerprint(options.model, model.files), "start": _start_fingerprint(options.start)}
     if options.resume:
         done: Any = load_run(options.output / RESTART)
         for what, hashed in identity.items():
@@ -190,7 +203,7 @@ def run(options: Options) -> None:
         hopping, done = _begun(options, model)
         interval = options.log_interval
     left, piece = options.steps, max(1, 200 // interval) * interval
-    with only_run(options.output, filled=True), progress(options.steps, "hopping") as bar:
+    with progress(options.steps, "hopping") as bar:
         while left > 0:
             now = min(piece, left) // interval * interval or interval
             done = hopping.run(done, now, interval, keep=options.save > 0)
@@ -202,10 +215,19 @@ def run(options: Options) -> None:
     _write(options, model, done)
 
 
-def _fingerprint(source: str) -> str:
-    """Hash of a file; a word, such as the name of a model, stands for itself."""
-    path = Path(source)
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else source
+def _fingerprint(word: str, files: Iterable[Path]) -> str:
+    """Hash of files; without any the word, such as the name of a model, stands for itself."""
+    contents = [path.read_bytes() for path in files]
+    return f"sha256:{hashlib.sha256(b''.join(contents)).hexdigest()}" if contents else word
+
+
+def _start_fingerprint(start: str) -> str:
+    """Hash of the file, or of both of SHARC's, where trajectories start."""
+    from bpjax.excited.library import velocities_beside
+
+    path = Path(start)
+    both = (path, velocities_beside(path)) if path.name == SHARC_GEOMETRY else (path,)
+    return _fingerprint(start, [file for file in both if file.is_file()])
 
 
 def _coordinates(model: MovingModel, done: HoppingRun) -> tuple[int, ...]:
@@ -260,7 +282,7 @@ def _initial(options: Options, model: MovingModel) -> tuple[Any, Any]:
         modes = read_hessian(Path(options.start), model)
     else:
         path = Path(options.start)
-        sharc = path.name == "geom"
+        sharc = path.name == SHARC_GEOMETRY
         R, v = from_sharc(path, model) if sharc else from_structures(read_frames(path), model, path)
         R, v, angle = model.faced(R, v)
         if angle:

@@ -99,7 +99,9 @@ def _keep_programs_apart() -> None:
         return
     from bpjax.machine import processor
 
-    if "://" not in folder and os.path.basename(os.path.normpath(folder)) != processor():
+    if (
+        os.path.basename(os.path.normpath(folder)) != processor()
+    ):  # an address, such as gs://..., is joined like a folder
         os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.expanduser(folder), processor())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -179,22 +179,20 @@ def run(options: Options) -> None:
         "barostat_time_fs": options.barostat_time,
         "progress": progress,
     }
+    frames = read_frames(options.structure, ":" if options.all_frames else options.frame, options.units, how=options)
+    moving = sum(atoms.has("momenta") for atoms in frames)
+    if moving and not options.use_momenta:
+        count = "" if len(frames) == 1 else f", in {moving} of {len(frames)} frames"
+        drawn = "the temperatures asked for" if options.temperatures else f"{options.temperature:g} K"
+        say(f"{options.structure} has momenta{count}, which are not used: these are drawn at {drawn} (--use-momenta)")
+    say_without_cells(options.model, frames)
     if options.several:
-        frames = read_frames(
-            options.structure, ":" if options.all_frames else options.frame, options.units, how=options
-        )
         several = {"replicas": options.replicas, "temperatures": options.temperatures or None}
         results = run_replicas(model, params, frames if options.all_frames else frames[0], **several, **arguments)
         _say(options, log, results[0], f"{len(results)} systems, ")
         return
-    atoms = read_frames(options.structure, options.frame, options.units, how=options)[0]
-    if atoms.has("momenta") and not options.use_momenta:
-        say(
-            f"{options.structure} has momenta, which are not used: these are drawn at {options.temperature:g} K (--use-momenta)"
-        )
-    say_without_cells(options.model, [atoms])
     watched = {"max_extrapolations": options.max_extrapolations, "extrapolation_file": extrapolating}
-    result = run_md(model, params, atoms, **watched, **arguments)
+    result = run_md(model, params, frames[0], **watched, **arguments)
     _say(options, log, result)
     if result.extrapolations is not None:
         kept = f"; frames are in {extrapolating}" if extrapolating is not None and result.extrapolations else ""

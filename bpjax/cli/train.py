@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bpjax.errors import BpjaxError, ConfigError, ModelFileError
+from bpjax.errors import BpjaxError
 
 if TYPE_CHECKING:
     from bpjax.training import Fit, TrainingOptions
@@ -100,47 +98,14 @@ def read_task(path: Path, data_folder: Path | None = None) -> tuple[TrainingOpti
     """Options and structures of a training file, or of the run that made a model; and the folder of the data.
 
     Raises:
-      FormatError, StructureError: a file or structure that cannot be used.
-      ModelFileError: a model that does not say how it was trained.
-      ConfigError: an option that cannot be used, or a model that was trained on other data.
+      as `bpjax.training.prepare.read_run` and `bpjax.training.repeat.read_repetition`.
     """
-    from bpjax.training.prepare import prepare, read_run
+    from bpjax.training.prepare import read_run
+    from bpjax.training.repeat import read_repetition
 
-    if path.suffix != ".bpjax":
-        return *read_run(path, data_folder), data_folder or path.parent
-    from bpjax.io.model_file import read_model_file
-    from bpjax.machine import versions
-    from bpjax.spec import from_spec
-    from bpjax.training import TrainingOptions
-
-    made = read_model_file(path)[0]["provenance"]
-    if not isinstance(made, dict) or not {"options", "data"} <= set(made):
-        raise ModelFileError(path, "does not say how it was trained: it was not made by bpjax train")
-    settings = from_spec(TrainingOptions, made["options"], f"{path}: provenance")
-    batch_size = getattr(settings.optimizer, "batch_size", None)
-    data_folder = _data_folder(path, made, settings, data_folder)
-    structures = prepare(settings.data, data_folder, settings.optimizer.seed, batch_size)
-    found = structures.fingerprint()
-    if found != made["data"]:
-        message = f"was trained on other data than {', '.join(settings.data.train)} now hold"
-        raise ConfigError(f"{message} (hash {made['data'][:12]}, not {found[:12]})", str(path))
-    present = versions()
-    other = [f"{name} {was}" for name, was in made.get("versions", {}).items() if present.get(name) != was]
-    if other:
-        warnings.warn(f"{path} was made with {', '.join(other)}: numbers may differ", stacklevel=2)
-    return settings, structures, data_folder
-
-
-def _data_folder(path: Path, made: dict[str, Any], settings: TrainingOptions, given: Path | None) -> Path:
-    """Where the data of a model are: as given, else the first place that has all files."""
-    names = [*settings.data.train, *settings.data.validation, *settings.data.test]
-    places = [given] if given else [Path(), path.parent / str(made.get("folder", "."))]
-    for place in places:
-        if all((place / name).exists() for name in names):
-            return place
-    looked = " and in ".join(str(place.resolve()) for place in places)
-    missing = next(name for name in names if not (places[-1] / name).exists())
-    raise ConfigError(f"{missing} of its data is not in {looked}; --data-folder says where they are", str(path))
+    if path.suffix == ".bpjax":
+        return read_repetition(path, data_folder)
+    return *read_run(path, data_folder), data_folder or path.parent
 
 
 def say(line: str) -> None:
@@ -173,14 +138,6 @@ def readers(settings: TrainingOptions, structures: Structures) -> list[str]:
     return [f"can be written for {', '.join(able)} (bpjax convert)"]
 
 
-def _relative(place: Path, to: Path) -> str:
-    """A folder as seen from another: both may move together. On another drive there is no way to it."""
-    try:
-        return Path(os.path.relpath(place, to)).as_posix()
-    except ValueError:
-        return "."
-
-
 def finish(
     folder: Path,
     result: Fit,
@@ -197,25 +154,17 @@ def finish(
     from bpjax.cli.common import print_table
     from bpjax.cli.evaluate import print_details, print_errors
     from bpjax.io.atomic import write_json
-    from bpjax.machine import versions
     from bpjax.potential.store import save
-    from bpjax.spec import to_spec
+    from bpjax.training.repeat import how_made
 
-    provenance = {
-        "options": to_spec(settings),
-        "data": structures.fingerprint(),
-        "versions": versions(),
-        "step": result.step,
-        "periodic": periodicity(structures),
-        "folder": _relative(data_folder, folder),
-    }
-    save(folder / "model.bpjax", result.model, result.params, provenance)
+    made = how_made(settings, structures, result.step, data_folder, folder)
+    save(folder / "model.bpjax", result.model, result.params, made)
     memory = result.memory
     report: dict[str, Any] = {
         "finished": result.finished,
         "steps": result.step,
         "model": "model.bpjax",
-        **provenance,
+        **made,
         "cost": cost,
         "widths": result.widths,
         "memory": memory and {"kind": memory.kind, "bytes": memory.total, "alternatives": memory.alternatives},
@@ -232,12 +181,6 @@ def finish(
         print("learned widths: " + ", ".join(f"{kind} {width:.4g}" for kind, width in result.widths.items()))
     if cost is not None:
         print_table(*cost_table(cost))
-
-
-def periodicity(structures: Structures) -> str:
-    """Whether "all", "some" or "none" of the structures that are trained on are periodic."""
-    periodic = [bool(atoms.pbc.any()) for atoms in structures.train.frames]
-    return "all" if all(periodic) else "some" if any(periodic) else "none"
 
 
 def measure_splits(folder: Path, result: Fit, structures: Structures) -> dict[str, dict[str, Any]]:

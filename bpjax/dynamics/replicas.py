@@ -29,6 +29,7 @@ from bpjax.errors import ConfigError
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
 from bpjax.progress import ProgressFn, silent
+from bpjax.spec import SEEDS
 from bpjax.system import Prediction
 
 COMPARISON = 2e-4
@@ -84,6 +85,9 @@ def run_replicas(
     outputs = {"trajectory": trajectory, "log": log}
     check_outputs({name: Path(path) for name, path in outputs.items() if path is not None}, overwrite)
     starts, kelvin = _systems(structures, replicas, temperatures, settings)
+    if (last := settings.seed + len(starts) - 1) >= SEEDS:
+        message = f"{settings.seed}: the last of {len(starts)} systems would get {last}, and seeds end at {SEEDS - 1}"
+        raise ConfigError(message, field="seed")
     bodies = [
         Body(model, atoms, replace(settings, temperature=T, seed=settings.seed + r))
         for r, (atoms, T) in enumerate(zip(starts, kelvin, strict=True))

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bpjax.excited.adiabatic import Diabatic, adiabatic, require_real, to_adiabatic
 from bpjax.excited.couplings import BranchingPlane, branching_plane, orthogonalised
 from bpjax.excited.gauge import parallel_transport
-from bpjax.spec import check, register
+from bpjax.spec import check, check_seed, register
 
 MEMORY = 5
 """The number of steps with which a step is compared. Demanding descent at each would turn away good steps along a curved seam."""
@@ -70,6 +70,7 @@ class IntersectionOptions:
         for name in ("gap", "slope", "stride", "stiffness", "spread"):
             value = getattr(self, name)
             check(math.isfinite(value) and value > 0, f"IntersectionOptions {name}", value, "must be positive")
+        check_seed(self.seed, "IntersectionOptions seed")
 
 
 class Intersection(NamedTuple):

@@ -15,7 +15,7 @@ from bpjax.excited.adiabatic import Diabatic
 from bpjax.excited.hopping_watch import Watch
 from bpjax.excited.lvc import LinearVibronic, pyrazine_3_modes, pyrazine_4_modes
 from bpjax.excited.models import TullyDual, TullyExtended, TullySimple
-from bpjax.excited.sharc import read_geometry, read_lvc_template, read_velocities
+from bpjax.excited.sharc import files_of_template, read_geometry, read_lvc_template, read_velocities
 from bpjax.excited.spin import SpinStates
 from bpjax.excited.wigner import HarmonicModes, normal_modes
 from bpjax.geometry import superposing_rotation
@@ -38,6 +38,7 @@ class MovingModel:
       basis: multiplicities of the states, None if all are of one.
       frame: geometry that says how the molecule faces, where the model is one of displacements from it; else None.
       watch: what to look at in its geometries; None for a model of coordinates.
+      files: what it was read from; none for a model that has a name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class MovingModel:
     basis: SpinStates | None = None
     frame: np.ndarray | None = None
     watch: Watch | None = None
+    files: tuple[Path, ...] = ()
 
     def faced(self, R: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Geometries and velocities turned to face as `frame` does, and the largest angle in degrees; as they are without one.
@@ -121,8 +123,9 @@ def _from_template(path: Path) -> MovingModel:
     )
     watch = Watch(model.symbols, BOHR)
     return MovingModel(
-        str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis, frame=reference, watch=watch
-    )
+        str(path), model, masses, "atomic", model.symbols, modes, basis=model.basis, frame=reference, watch=watch,
+        files=files_of_template(path),
+    )  # fmt: skip
 
 
 def _from_states_file(path: Path) -> MovingModel:
@@ -131,7 +134,7 @@ def _from_states_file(path: Path) -> MovingModel:
     model, params = load_states(path)
     masses = np.array([ase.data.atomic_masses[ase.data.atomic_numbers[symbol]] for symbol in model.atoms])[:, None]
     matrix, symbols = partial(model, params), tuple(model.atoms)
-    return MovingModel(str(path), matrix, masses, "ev-angstrom", symbols, watch=model.watch(params))
+    return MovingModel(str(path), matrix, masses, "ev-angstrom", symbols, watch=model.watch(params), files=(path,))
 
 
 def from_structures(frames: list[ase.Atoms], model: MovingModel, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -186,7 +189,12 @@ def from_sharc(path: Path, model: MovingModel) -> tuple[np.ndarray, np.ndarray]:
     if symbols != model.symbols:
         needs = " ".join(model.symbols or ())
         raise StructureError(f"has atoms {' '.join(symbols)}; the model needs {needs} in this order", path)
-    return R[None], read_velocities(path.with_name("veloc"), len(symbols))[None]
+    return R[None], read_velocities(velocities_beside(path), len(symbols))[None]
+
+
+def velocities_beside(path: Path) -> Path:
+    """SHARC's ``veloc`` of a ``geom``."""
+    return path.with_name("veloc")
 
 
 def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:

@@ -10,11 +10,13 @@ doublets, ... and then, in any order, blocks whose rows count states and modes f
     lambda           couplings of two states  ... multiplicity state state mode value
     charge           of the molecule, on the line itself; not used
     gamma, eta, lambda_soc  terms of second order and of the spin-orbit coupling; only with 0 rows
-    Multipolar Density Fit  number of rows, then multipoles of the states; not used
+    Multipolar Density Fit  (and how it was made), number of rows, then multipoles of the states; not used
     SOC R, SOC I     spin-orbit matrix, real and imaginary part: all states with all their components
     DMX R, ... DMZ I dipole matrices
+    MDMX R, EQMZ_dX R, ...  magnetic dipoles, quadrupoles and their like; not used
 
-Everything is in atomic units, but masses are in amu. Text after # is a comment.
+Everything is in atomic units, but masses are in amu. Text after # is a comment. The name of the file of modes is relative to the
+template, and may hold variables of the environment, such as ``$SHARC``.
 
 References: F. Plasser, S. Gomez, M. F. S. J. Menger, S. Mai, L. Gonzalez, Phys. Chem. Chem. Phys. 21, 57 (2019),
   doi:10.1039/C8CP05662E; the manual of SHARC, https://sharc-md.org.
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +54,11 @@ UNKNOWN = ("gamma", "eta", "lambda_soc")
 
 MATRICES = ("SOC R", "SOC I", *(f"DM{axis} {part}" for axis in "XYZ" for part in "RI"))
 """Blocks of whole matrices."""
+
+_OTHER_MATRICES = re.compile(r"(MDM|E?QM)\w+ [RI]")
+"""Names of further ones, which do not touch the dynamics."""
+
+_MULTIPOLES = "MULTIPOLAR DENSITY FIT"
 
 
 class NormalModes(NamedTuple):
@@ -133,7 +141,7 @@ def read_lvc_template(path: _Path, geometry: _Path | None = None) -> VibronicMol
     rows = _rows(path)
     if len(rows) < 2:
         raise FormatError(path, "must start with the name of the file of normal modes and the numbers of states")
-    modes, symbols = read_normal_modes(Path(path).parent / " ".join(rows[0][1]) if geometry is None else geometry)
+    modes, symbols = read_normal_modes(_named_modes(path, rows) if geometry is None else geometry)
     basis = _counts(path, rows[1])
     values, matrices = _blocks(path, rows[2:], basis, len(modes.frequencies))
     blocks = {m: _model(modes, basis.counts[m - 1], values, m) for m in basis.multiplicities}
@@ -153,6 +161,15 @@ def read_lvc_template(path: _Path, geometry: _Path | None = None) -> VibronicMol
         basis,
         symbols,
     )
+
+
+def files_of_template(path: _Path) -> tuple[Path, Path]:
+    """The files that a model is read from: ``LVC.template`` itself, and the file of normal modes that it names."""
+    return Path(path), _named_modes(path, _rows(path))
+
+
+def _named_modes(path: _Path, rows: list[_Row]) -> Path:
+    return Path(path).parent / os.path.expandvars(" ".join(rows[0][1]))
 
 
 def read_normal_modes(path: _Path) -> tuple[NormalModes, tuple[str, ...]]:
@@ -252,14 +269,14 @@ def _blocks(path: _Path, rows: list[_Row], basis: SpinStates, modes: int):
             k += 2 + count
         elif words[0].lower() == "charge" and len(words) > 1:
             k += 1
-        elif name == "MULTIPOLAR DENSITY FIT":
+        elif name == _MULTIPOLES or name.startswith(f"{_MULTIPOLES} "):
             k += 2 + len(_some(path, rows, k + 2, _count(path, rows, k), name))
         elif name in UNKNOWN:
             if _count(path, rows, k):
                 message = f"{words[0]!r} has rows: terms beyond linear vibronic coupling are not known here"
                 raise FormatError(path, f"{message}; only a block of 0 rows is allowed", line)
             k += 2
-        elif name in MATRICES:
+        elif name in MATRICES or _OTHER_MATRICES.fullmatch(name):
             block = _some(path, rows, k + 1, basis.size, name)
             what = f"a row of {basis.size} numbers, one for each component of each state"
             matrices[name] = np.array([_numbers(path, row, basis.size, what) for row in block])

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from bpjax.errors import BpjaxError, ConfigError, FormatError
 from bpjax.io.archive import NUMBERS, TEXT, WHOLE, Archive, Entry
-from bpjax.spec import register
+from bpjax.spec import check_seed, register
 from bpjax.units import ENERGIES, LENGTHS
 
 COUPLINGS = ("derivative", "interstate", "minus interstate")
@@ -58,7 +58,8 @@ class StatesFormat:
       length: unit of positions, see `bpjax.units.LENGTHS`.
       gradient_length: unit of length in gradients and couplings; None for `length`.
       axes: "states, atoms" where gradients, forces and couplings are (n, S, N, 3) and (n, pairs, N, 3), "atoms, states" where
-        they are (n, N, S, 3) and (n, N, pairs, 3), as in SPaiNN's own databases.
+        they are (n, N, S, 3) and (n, N, pairs, 3), as in SPaiNN's own databases; None where their shapes tell, which those of
+        as many atoms as states do not.
       gradients, forces: name of the field of gradients, or of forces; None for "G" or "gradients", or for none.
       couplings: name of the field of couplings; None to read none.
       coupling_kind: "derivative" for d, "interstate" for h = (E_j - E_i) d, "minus interstate" for its negative.
@@ -77,7 +78,7 @@ class StatesFormat:
     energy: str
     length: str
     gradient_length: str | None = None
-    axes: str = "states, atoms"
+    axes: str | None = None
     gradients: str | None = None
     forces: str | None = None
     couplings: str | None = None
@@ -93,7 +94,8 @@ class StatesFormat:
         for name in ("length", "gradient_length", "dipole_length"):
             if name == "length" or getattr(self, name) is not None:
                 _allowed(name, getattr(self, name), LENGTHS)
-        _allowed("axes", self.axes, AXES)
+        if self.axes is not None:
+            _allowed("axes", self.axes, AXES)
         if self.gradients is not None and self.forces is not None:
             raise ValueError(f"StatesFormat gradients={self.gradients!r}, forces={self.forces!r}: one of the two")
         if self.couplings is not None and self.coupling_kind is None:
@@ -123,7 +125,8 @@ SPAINN = StatesFormat(
     "hartree", "angstrom", gradient_length="bohr", forces="forces", couplings="smooth_nacs",
     coupling_kind="minus interstate", dipoles="dipoles", dipole_length="bohr", phases="arbitrary",
 )  # fmt: skip
-"""The form of SchNarc and SPaiNN: hartree, forces per bohr, "smooth" couplings that are those of the gap with a minus."""
+"""The form of SchNarc and SPaiNN: hartree, forces per bohr, "smooth" couplings that are those of the gap with a minus. Which axis
+is that of the atoms differs from file to file: say `axes` where the shapes do not."""
 
 
 def pairs_of(states: int) -> tuple[tuple[int, int], ...]:
@@ -187,8 +190,9 @@ class StatesData:
         """Indices that stay and indices set aside: of each family its share, rounded, at random.
 
         Raises:
-          ValueError: a fraction that is not between 0 and 1.
+          ValueError: a fraction that is not between 0 and 1, or no seed.
         """
+        check_seed(seed)
         if not 0 < fraction < 1:
             raise ValueError(f"fraction={fraction}: must be between 0 and 1")
         rng, tags, aside = np.random.default_rng(seed), np.array(self.tags), []
@@ -231,32 +235,34 @@ def read_states(path: str | os.PathLike[str], form: StatesFormat) -> StatesData:
 
     Raises:
       FormatError: no such archive; a field that is missing, of a wrong shape, complex or not finite; states out of order.
+      ConfigError: states that are not in the file; no `axes` where the shapes do not tell them.
     """
     with Archive(path, "an npz archive") as archive:
         return _states(path, _Fields(archive), form)
 
 
-def _states(path: str | os.PathLike[str], archive: "_Fields", form: StatesFormat) -> StatesData:
-    name = archive.name("numbers")
-    numbers = archive.array(name, Entry(WHOLE, (None,))).astype(np.int64)
+def _states(path: str | os.PathLike[str], fields: "_Fields", form: StatesFormat) -> StatesData:
+    name = fields.name("numbers")
+    numbers = fields.read(name, Entry(WHOLE, (None,))).astype(np.int64)
     if not len(numbers) or numbers.min() < 1 or numbers.max() >= len(ase.data.chemical_symbols):
-        raise archive.fault(name, f"must be atomic numbers from 1 to {len(ase.data.chemical_symbols) - 1}")
-    R = archive.real(archive.name("positions"), (None, len(numbers), 3)) * LENGTHS[form.length]
+        raise fields.fault(name, f"must be atomic numbers from 1 to {len(ase.data.chemical_symbols) - 1}")
+    R = fields.real(fields.name("positions"), (None, len(numbers), 3)) * LENGTHS[form.length]
     n = len(R)
-    E = archive.real(archive.name("energies"), (n, None)) * ENERGIES[form.energy]
+    E = fields.real(fields.name("energies"), (n, None)) * ENERGIES[form.energy]
     kept = np.arange(E.shape[1]) if form.states is None else np.array(form.states, int)
     if len(set(kept.tolist())) != len(kept) or min(kept, default=-1) < 0 or max(kept) >= E.shape[1]:
         raise ConfigError(f"{form.states} are no different states of {E.shape[1]}", os.fspath(path), "states")
     per_length = ENERGIES[form.energy] / LENGTHS[form.gradient_length or form.length]
-    G = _gradients(archive, form, (n, E.shape[1], len(numbers), 3))
+    form = replace(form, axes=form.axes or _axes(fields, form, E.shape[1], len(numbers)))
+    G = _gradients(fields, form, (n, E.shape[1], len(numbers), 3))
     _check_lengths(path, numbers, R)
     if G is not None:
         _check_axes(path, form, G)
-    h = _couplings(archive, form, E, len(numbers))
-    mu = _dipoles(archive, form, n, E.shape[1])
+    h = _couplings(fields, form, E, len(numbers))
+    mu = _dipoles(fields, form, n, E.shape[1])
     tags = ("all",) * n
-    if archive.has("tags"):
-        found = archive.array(archive.name("tags"), Entry(NUMBERS + TEXT, (n,)))
+    if fields.has("tags"):
+        found = fields.read(fields.name("tags"), Entry(NUMBERS + TEXT, (n,)))
         tags = tuple(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in found.tolist())
     data = StatesData(
         numbers, R, E[:, kept],
@@ -298,26 +304,54 @@ def _check_axes(path: str | os.PathLike[str], form: StatesFormat, G: np.ndarray)
         raise FormatError(path, f"{message}, {other}, 3? The format says {form.axes!r} (StatesFormat axes)")
 
 
-def _of_atoms(archive: "_Fields", form: StatesFormat, name: str, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _axes(fields: "_Fields", form: StatesFormat, states: int, atoms: int) -> str:
+    """Which axes gradients and couplings have, by their shapes.
+
+    Raises:
+      ConfigError: these do not tell.
+    """
+    wanted = {_name_of_gradients(fields, form): states, form.couplings: len(pairs_of(states))}
+    unclear = None
+    for name, count in wanted.items():
+        shape = () if name is None else fields.shape(name)
+        if len(shape) != 4:
+            continue
+        if shape[1:3] == (atoms, count) != (count, atoms):
+            return AXES[1]
+        if shape[1:3] == (count, atoms) != (atoms, count):
+            return AXES[0]
+        unclear = unclear or (name if atoms == count == shape[1] == shape[2] else None)
+    if unclear is not None:
+        message = f"the shape of {unclear}, {fields.shape(unclear)}, does not tell which axis is that of the atoms"
+        raise ConfigError(f"{message}; allowed are {' and '.join(map(repr, AXES))}", fields.path, "StatesFormat axes")
+    return AXES[0]
+
+
+def _of_atoms(fields: "_Fields", form: StatesFormat, name: str, shape: tuple[int, int, int, int]) -> np.ndarray:
     """A field with vectors of states, or of pairs of them, and atoms, in this order, (n, S, N, 3)."""
     if form.axes == AXES[0]:
-        return archive.real(name, shape)
-    return archive.real(name, (shape[0], shape[2], shape[1], 3)).swapaxes(1, 2)
+        return fields.real(name, shape)
+    return fields.real(name, (shape[0], shape[2], shape[1], 3)).swapaxes(1, 2)
 
 
-def _gradients(archive: "_Fields", form: StatesFormat, shape) -> np.ndarray | None:
+def _gradients(fields: "_Fields", form: StatesFormat, shape) -> np.ndarray | None:
     if form.forces is not None:
-        return -_of_atoms(archive, form, form.forces, shape)
-    name = form.gradients or (archive.name("gradients") if archive.has("gradients") else None)
-    return None if name is None else _of_atoms(archive, form, name, shape)
+        return -_of_atoms(fields, form, form.forces, shape)
+    name = _name_of_gradients(fields, form)
+    return None if name is None else _of_atoms(fields, form, name, shape)
 
 
-def _couplings(archive: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
+def _name_of_gradients(fields: "_Fields", form: StatesFormat) -> str | None:
+    """The field of forces or gradients, if there is one."""
+    return form.forces or form.gradients or (fields.name("gradients") if fields.has("gradients") else None)
+
+
+def _couplings(fields: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int) -> np.ndarray | None:
     """H in eV/A; `E` in eV."""
     if form.couplings is None:
         return None
     pairs = pairs_of(E.shape[1])
-    C = _of_atoms(archive, form, form.couplings, (len(E), len(pairs), atoms, 3)) * form.coupling_unit
+    C = _of_atoms(fields, form, form.couplings, (len(E), len(pairs), atoms, 3)) * form.coupling_unit
     length = LENGTHS[form.gradient_length or form.length]
     if form.coupling_kind == "derivative":
         gap = np.stack([E[:, j] - E[:, i] for i, j in pairs], axis=1)
@@ -326,15 +360,15 @@ def _couplings(archive: "_Fields", form: StatesFormat, E: np.ndarray, atoms: int
     return sign * C * ENERGIES[form.energy] / length
 
 
-def _dipoles(archive: "_Fields", form: StatesFormat, n: int, S: int) -> np.ndarray | None:
+def _dipoles(fields: "_Fields", form: StatesFormat, n: int, S: int) -> np.ndarray | None:
     if form.dipoles is None:
         return None
     rows, columns = np.triu_indices(S)
-    raw = archive.array(form.dipoles, Entry(NUMBERS))
+    raw = fields.read(form.dipoles, Entry(NUMBERS))
     unit = LENGTHS[form.dipole_length or form.length]
     if raw.ndim == 4:
-        return archive.real(form.dipoles, (n, S, S, 3)) * unit
-    packed = archive.real(form.dipoles, (n, len(rows), 3)) * unit
+        return fields.real(form.dipoles, (n, S, S, 3)) * unit
+    packed = fields.real(form.dipoles, (n, len(rows), 3)) * unit
     mu = np.zeros((n, S, S, 3))
     mu[:, rows, columns] = mu[:, columns, rows] = packed
     return mu
@@ -359,28 +393,39 @@ def _check_order(path, E: np.ndarray) -> None:
 
 
 class _Fields:
-    """Fields of an archive by what they mean."""
+    """Fields of an archive by what they mean, each read once."""
 
     def __init__(self, archive: Archive):
-        self.archive = archive
+        self._archive, self._found = archive, {}
+
+    @property
+    def path(self) -> str:
+        return os.fspath(self._archive.path)
 
     def has(self, meaning: str) -> bool:
-        return any(name in self.archive.arrays for name in _DEFAULTS[meaning])
+        return any(name in self._archive.arrays for name in _DEFAULTS[meaning])
 
     def name(self, meaning: str) -> str:
         for name in _DEFAULTS[meaning]:
-            if name in self.archive.arrays:
+            if name in self._archive.arrays:
                 return name
-        raise FormatError(self.archive.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
+        raise FormatError(self.path, f"has no field for {meaning}: one of {', '.join(_DEFAULTS[meaning])}")
 
-    def array(self, name: str, wanted: Entry) -> np.ndarray:
-        return self.archive.array(name, wanted)
+    def read(self, name: str, wanted: Entry) -> np.ndarray:
+        if name not in self._found:
+            self._found[name] = self._archive.array(name, Entry(NUMBERS + TEXT))
+        if (wrong := wanted.wrong(self._found[name])) is not None:
+            raise self.fault(name, wrong)
+        return self._found[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.read(name, Entry(NUMBERS)).shape
 
     def fault(self, name: str, message: str) -> BpjaxError:
-        return self.archive.fault(name, message)
+        return self._archive.fault(name, message)
 
     def real(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        found = self.array(name, Entry(NUMBERS, shape))
+        found = self.read(name, Entry(NUMBERS, shape))
         if np.iscomplexobj(found):
             raise self.fault(name, "is complex; real states are needed, whose couplings and dipoles are real")
         found = found.astype(np.float64)

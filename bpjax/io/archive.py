@@ -1,4 +1,4 @@
-"""Arrays in zip archives, the ``.npz`` of numpy and model files, from sources that nobody answers for.
+"""Arrays in zip archives, the ``.npz`` of numpy and model files, and ``.npy`` files, from sources that nobody answers for.
 
 What a file says of itself is compared with what it holds before anything is read: no file takes more memory than is in it, none
 runs code (there are no pickled objects), and whatever is wrong becomes one error that names the file, the member and the reason.
@@ -226,6 +226,34 @@ class Archive:
         ):
             raise _RefusedError("holds text that is none")
         return found.reshape(shape, order="F" if fortran_order else "C")
+
+
+def map_array(path: _Path, wanted: Entry, error: Callable[[_Path, str], BpjaxError] = FormatError) -> np.ndarray:
+    """An array of an ``.npy`` file, mapped into memory read-only: the system reads what is used of it.
+
+    Args:
+      path: the file.
+      wanted: what must be there.
+      error: as in `Archive`.
+
+    Raises:
+      the error: naming the file and what is wrong.
+    """
+    try:
+        with open(path, "rb") as file:
+            shape, fortran_order, dtype = _header(file)
+            size = math.prod(shape) * dtype.itemsize
+            start, there = file.tell(), os.fstat(file.fileno()).st_size
+            if size != there - start:
+                raise _RefusedError(f"its header says {dtype} {shape}, which is not its size")
+            found = np.memmap(file, dtype, "r", start, shape, order="F" if fortran_order else "C")
+    except _RefusedError as fault:
+        raise error(path, str(fault)) from None
+    except _DAMAGE as fault:
+        raise error(path, f"cannot be read ({_said(fault)})") from None
+    if (wrong := wanted.wrong(found)) is not None:
+        raise error(path, wrong)
+    return found
 
 
 def _header(stream) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -140,8 +140,11 @@ def _read_by_ase(
             if file_format.startswith("lammps-dump") and atoms.calc is not None:
                 atoms.calc.results.pop("energy", None)  # dumps hold none; ASE puts zero there beside forces
             frames.append(atoms)
-    except (MemoryError, FormatError):
+    except FormatError:
         raise
+    except MemoryError as error:
+        message = "needs more memory than there is, or says so because it is damaged"
+        raise FormatError(path, f"cannot be read as {file_format} (frame {len(frames)}): {message}") from error
     except Exception as error:  # ASE's sixty readers raise whatever comes up: this is the one place that catches all
         if file_format == "extxyz":
             with open_with_compression(os.fspath(path), "rb") as file:

@@ -14,7 +14,7 @@ from bpjax.elements import sorted_elements
 from bpjax.errors import ConfigError, FormatError, StructureError, UnknownSpeciesError
 from bpjax.io.labels import group_of, is_isolated_atom, labels, name_hint, require_labels, weights_of
 from bpjax.io.structures import no_collections, read_structures
-from bpjax.spec import from_spec, from_toml
+from bpjax.spec import check_seed, from_spec, from_toml
 from bpjax.training.measures import measure
 from bpjax.training.options import DataOptions, TrainingOptions
 from bpjax.training.outliers import composition_energies, outliers
@@ -117,7 +117,9 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
     Raises:
       FormatError, StructureError: a file or structure that cannot be used; see `bpjax.io.structures`.
       ConfigError: too few structures to set some aside, or an energy for an element that does not occur.
+      ValueError: `seed` is none.
     """
+    check_seed(seed)
     everything, dropped = read_split(options.train, folder, options)
     train, isolated = _without_atoms(everything, dropped, options)
     elements = sorted_elements([s for a in train.frames for s in set(a.get_chemical_symbols())])
@@ -160,6 +162,8 @@ def named_in(path: Path) -> Iterator[None]:
     try:
         yield
     except (FormatError, StructureError, ConfigError) as error:
+        if isinstance(error, ConfigError) and error.where is None:
+            raise ConfigError(error.message, str(path), error.field) from error
         about = error.where if isinstance(error, ConfigError) else error.path
         if about is not None and Path(about) != path:
             lines = path.read_text().splitlines()

@@ -17,6 +17,7 @@ import numpy as np
 
 from bpjax.descriptors import Descriptor
 from bpjax.errors import ConfigError, FormatError
+from bpjax.io.archive import Entry, map_array
 from bpjax.io.atomic import write_error, write_text
 from bpjax.spec import to_spec
 from bpjax.training.dataset import BatchPlan, Dataset, Rows
@@ -157,10 +158,4 @@ def _write(descriptor, dataset, folder: Path, shapes: dict, progress) -> None:
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise FormatError(path, f"cannot be read ({error})") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise FormatError(path, f"holds {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} belong")
-    return array
+    return map_array(path, Entry(shape=shape, dtype=np.dtype(dtype)))

@@ -21,6 +21,7 @@ from bpjax.training.halving import Batch, Outcome
 from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures
 from bpjax.training.problem import Problem
+from bpjax.training.repeat import how_made
 from bpjax.training.sweep_files import PENDING, Trial, check_identity, read_trials, to_toml, write_trials
 from bpjax.training.sweep_options import SweepOptions, check_sweep
 from bpjax.training.sweep_program import Programs
@@ -169,8 +170,8 @@ class _Sweep:
         place.mkdir(exist_ok=True)
         spec = self.file.at(best.point)
         write_text(place / "config.toml", _config(spec, self.file.folder))
-        made = {"options": to_spec(self.file.options(best.point)), "data": self.structures.fingerprint()}
-        save(place / "model.bpjax", *self.potential, {**made, "step": best.steps, "trial": best.number})
+        made = how_made(self.file.options(best.point), self.structures, best.steps, self.file.folder, place)
+        save(place / "model.bpjax", *self.potential, {**made, "trial": best.number})
 
     def measure(self) -> None:
         """Measures what the models of the trials that were trained to the end cost."""

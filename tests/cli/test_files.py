@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from bpjax.cli.main import main
-from bpjax.cli.train import periodicity, readers
+from bpjax.cli.train import readers
 from bpjax.descriptors import ACSF, Radial
 from bpjax.io.labels import labels
 from bpjax.io.runner import read_runner
@@ -20,6 +20,7 @@ from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, save
 from bpjax.training import DataOptions, prepare
 from bpjax.training.prepare import read_run
+from bpjax.training.repeat import periodicity
 from tests.io.test_lammps import DUMP
 from tests.training.labelled import structures, training_file
 

@@ -3,14 +3,19 @@
 import csv
 import json
 import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import scipy.spatial
 
+from bpjax.cli.hop import Options
 from bpjax.cli.main import main
+from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.states_store import save_states
+from bpjax.io.lock import only_run
 from bpjax.units import BOHR, ELECTRON_MASS, HARTREE
 from tests.excited.methaniminium import TWISTED, model, parameters
 
@@ -82,6 +87,68 @@ def test_runs_of_another_model_or_start_are_not_resumed(pyrazine, tmp_path, caps
         command = ["hop", *words, "--state", "0", "-o", str(tmp_path / "run"), "--resume"]
         assert main(command) == 2
         assert f"restart.npz: is of another {what} than {words[what == 'start']} is now" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_python():
+    given = Options("pyrazine", "sample", Path("out"), 0)
+    ours = HoppingOptions()
+    renamed = {"timestep_fs": "timestep", "energy_tolerance_ev": "energy_tolerance", "max_drift_ev": "max_drift"}
+    shared = {f.name for f in fields(HoppingOptions)} - {"tracking", "region", "temperature", "friction_per_fs"}
+    for name in shared - {"hop_capacity", "units", "lost"}:
+        assert getattr(given, renamed.get(name, name)) == getattr(ours, name), name
+    assert given.lost is None and ours.lost == "stop"  # None: stop, or with --resume as before
+
+
+def test_steps_that_are_much_too_long_fail(tmp_path, capsys):
+    command = ["hop", "pyrazine", "sample", "--state", "1", "--steps", "10", "--timestep", "50", "--trajectories", "3"]
+    assert main([*command, "--energy-tolerance", "0", "-o", str(tmp_path / "out")]) == 2
+    assert "would go more than max_drift_ev = 1 eV from that at the start" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.exhaustive
+def test_the_shipped_potential_goes_astray(tmp_path, capsys):
+    """In its own example, and it is said: README has 22 of 100 at 40 fs."""
+    data = Path("data/methaniminium")
+    command = ["hop", str(data / "diabatic.bpjax"), str(data / "hessian.npz"), "--state", "2", "--steps", "160"]
+    assert main([*command, "--timestep", "0.25", "-o", str(tmp_path / "out")]) == 0
+    report = read(tmp_path / "out", "report.json")
+    # Of another processor or version other trajectories; 22 has a standard deviation of 4 alone.
+    assert 10 <= len(report["astray"]) <= 35 and len(report["astray"]) + report["sound"] + len(report["lost"]) == 100
+    assert f"{len(report['astray'])} gone astray" in capsys.readouterr().out
+    assert min(min(report["closest_contacts"][pair]) for pair in ("C-H", "H-N")) < 0.6
+
+
+@pytest.fixture
+def vibronic(tmp_path, shared):
+    """A run of SHARC's sulfur dioxide from its geometry, and the folder of its inputs."""
+    for name in ("LVC.template", "V.txt", "geom", "veloc"):
+        (tmp_path / name).write_bytes((shared / "reference" / "physics" / "so2_lvc" / name).read_bytes())
+    run = ["hop", str(tmp_path / "LVC.template"), str(tmp_path / "geom"), "--state", "0", "--steps", "1"]
+    run += ["-o", str(tmp_path / "run")]
+    assert main([*run, "--timestep", "0.25"]) == 0
+    return run, tmp_path
+
+
+@pytest.mark.parametrize("name, what", [("V.txt", "model"), ("veloc", "start")])
+def test_a_run_is_that_of_all_files_of_its_model_and_start(vibronic, name, what, capsys):
+    """The file of modes that a template names, and the velocities beside a geometry, are parts of them."""
+    run, folder = vibronic
+    assert main([*run, "--resume"]) == 0
+    path = folder / name
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert main([*run, "--resume"]) == 2
+    assert f"restart.npz: is of another {what} than" in capsys.readouterr().err
+
+
+def test_the_folder_is_taken_before_anything_is_read(tmp_path, capsys):
+    """Until the results are written: no model is looked for while another run writes there, and none is left empty."""
+    command = ["hop", str(tmp_path / "none.bpjax"), "sample", "--state", "0", "-o", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "none.bpjax: no such file" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with only_run(tmp_path / "out"):
+        assert main([*command, "--overwrite"]) == 2
+    assert "another run" in capsys.readouterr().err
 
 
 def test_scattering(tmp_path, capsys):

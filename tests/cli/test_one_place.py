@@ -18,13 +18,16 @@ from bpjax.cli.train import read_task
 from bpjax.descriptors import ACSF
 from bpjax.descriptors.acsf import Radial
 from bpjax.dynamics.settings import Settings
-from bpjax.errors import BpjaxError, ConfigError, OutputExistsError
+from bpjax.errors import BpjaxError, ConfigError, FormatError, OutputExistsError
+from bpjax.excited.intersections import IntersectionOptions
 from bpjax.excited.wigner import HarmonicModes, wigner_samples
 from bpjax.io import lock
 from bpjax.io.lock import LOCK, only_run
 from bpjax.io.structures import write_structures
+from bpjax.machine import processor
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, save
+from bpjax.training import DataOptions, prepare
 from bpjax.training.optimizers import OptimizerOptions
 from tests.training.labelled import structures, training_file
 
@@ -71,6 +74,37 @@ def test_no_input_is_replaced(folder, capsys, words):
     assert main([*words.format(folder=folder.name).split(), "--overwrite"]) == 2
     assert "which is read" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.exists()} == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate nnp in.extxyz --json nnp/input.nn",
+        "bench nnp in.extxyz --json nnp/../nnp/scaling.data",
+        "md nnp in.extxyz -o link.xyz",
+        "predict nnp in.extxyz -o link.xyz",
+        "convert nnp link.bpjax --units ev-angstrom",
+    ],
+)
+def test_no_file_of_a_model_that_is_a_folder_is_replaced(folder, capsys, words):
+    (folder / "nnp" / "nnp-1").mkdir(parents=True)
+    names = ("input.nn", "scaling.data", "optweights.029.out", "nnp-1/weights.029.data")
+    for name in names:
+        (folder / "nnp" / name).write_text("mine")
+    (folder / "link.xyz").symlink_to(Path("nnp", "nnp-1", "weights.029.data"))
+    (folder / "link.bpjax").symlink_to(Path("nnp", "optweights.029.out"))
+    assert main([*words.split(), "--overwrite"]) == 2
+    assert "which is read" in capsys.readouterr().err
+    assert all((folder / "nnp" / name).read_text() == "mine" for name in names)
+
+
+def test_results_may_lie_beside_a_model(folder, monkeypatch, capsys):
+    """Whoever works in the folder of a model writes there, and anew with --overwrite."""
+    assert main(["convert", "m.bpjax", "nnp", "--units", "ev-angstrom"]) == 0
+    monkeypatch.chdir(folder / "nnp")
+    for _ in range(2):
+        words = "predict . ../in.extxyz -o out.extxyz --overwrite --units ev-angstrom"
+        assert main(words.split()) == 0, capsys.readouterr().err
 
 
 def test_no_output_is_written_twice(folder, capsys):
@@ -120,6 +154,32 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         pass
 
 
+def test_two_processes_do_not_share_a_folder(tmp_path, capsys):
+    """Another process, as another terminal starts it: what is tested within one process elsewhere holds between them."""
+    code = f"""
+import sys
+from pathlib import Path
+from bpjax.io.lock import only_run
+with only_run(Path({str(tmp_path / "run")!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+    Path({str(tmp_path / "run" / "result")!r}).write_text("its")
+"""
+    (tmp_path / "a.toml").write_text('[data]\ntrain = ["none.extxyz"]\n')
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        for command in (
+            ["train", str(tmp_path / "a.toml")],
+            ["hop", "tully1", "sample", "--state", "0", "--overwrite"],
+        ):
+            assert main([*command, "-o", str(tmp_path / "run")]) == 2
+            assert f"another run (process {other.pid} on" in capsys.readouterr().err
+        other.communicate("")
+    assert other.returncode == 0 and [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
+
+
 def test_the_quickstart_has_its_folder_for_itself(tmp_path, capsys):
     with only_run(tmp_path / "run"):
         assert main(["quickstart", "-o", str(tmp_path / "run"), "--overwrite"]) == 2
@@ -133,6 +193,19 @@ def test_errors_of_data_say_which_training_file_names_them(tmp_path, capsys):
         config.write_text(text)
         assert main([command, str(config), "-o", str(tmp_path / "run")]) == 2
         assert f"none.extxyz: no such file (named in {config}: line {line})" in capsys.readouterr().err
+
+
+def test_errors_of_options_of_data_name_the_training_file(tmp_path, capsys):
+    write_structures(tmp_path / "train.extxyz", structures(6))
+    config = tmp_path / "a.toml"
+    text = '[data]\ntrain = ["train.extxyz"]\n'
+    for more, said in (
+        ('outliers = "drop"\nmax_force = 1e-9\n', "data.outliers: leaves no structure with Al"),
+        ("isolated = { Cu = -1.0 }\n", "data.isolated: energies of isolated atoms are known of Cu"),
+    ):
+        config.write_text(text + more)
+        assert main(["train", str(config), "-o", str(tmp_path / "run")]) == 2
+        assert f"bpjax: error: {config}: {said}" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_early_leaves_nothing(tmp_path):
@@ -195,6 +268,21 @@ def test_a_model_finds_its_data(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["train", str(model), "-o", "again"]) == 2 and not Path("again").exists()
     assert looked in capsys.readouterr().err
+    # What else goes by that name in the current folder does not hide the data, whatever it holds.
+    os.rename(tmp_path / "moved" / "out" / "train.extxyz", tmp_path / "moved" / "train.extxyz")
+    for write in (
+        lambda: write_structures("train.extxyz", structures(11)),
+        lambda: Path("train.extxyz").write_text(""),
+    ):
+        write()
+        found = read_task(model)
+        assert found[1].fingerprint() == data.fingerprint() and found[2].resolve() == tmp_path / "moved"
+    os.rename(tmp_path / "moved" / "train.extxyz", tmp_path / "moved" / "out" / "train.extxyz")
+    with pytest.raises(FormatError, match="train.extxyz: is empty"):
+        read_task(model)
+    write_structures("train.extxyz", structures(11))
+    with pytest.raises(ConfigError, match=f"was trained on other data than train.extxyz now hold in {tmp_path} "):
+        read_task(model)
     for task in (model, Path("moved/a.toml")):
         found = read_task(task, Path("moved/out"))
         assert found[0] == options and found[1].fingerprint() == data.fingerprint()
@@ -215,6 +303,31 @@ def test_closed_output_and_error(folder, closed):
     assert done.returncode == 0, done.stderr
     assert np.isfinite(ase.io.read("out.extxyz").get_potential_energy())
     assert "Traceback" not in done.stderr and "internal" not in done.stderr
+
+
+def test_programs_of_each_kind_of_processor_are_kept_apart(folder):
+    """Those of this one are taken up, without a word; another kind, of which it is told, gets none of them."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    surroundings |= {"JAX_COMPILATION_CACHE_DIR": "kept", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    surroundings |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0", "JAX_ENABLE_COMPILATION_CACHE": "1"}
+    words = "['predict', 'm.bpjax', 'in.extxyz', '-o', 'out.extxyz', '--overwrite']"
+    seen = {}
+    for kind in (processor(), processor(), "another"):
+        code = f"""
+import bpjax.machine
+bpjax.machine.processor = lambda: {kind!r}
+from bpjax.cli.main import main
+assert main({words}) == 0
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=surroundings)
+        assert done.returncode == 0 and done.stderr.count("\n") == 1 and "structures: 1/1" in done.stderr, done.stderr
+        now = {
+            place.name: {path.name for path in place.iterdir() if "atime" not in path.name}
+            for place in Path("kept").iterdir()
+        }
+        assert set(now) == {*seen, kind} and now[kind] and (kind not in seen or now[kind] == seen[kind])
+        seen = now
+    assert len(seen["another"]) == len(seen[processor()])  # all were compiled anew
 
 
 # ----------------------------------------------------------------------------------------------- options
@@ -239,6 +352,8 @@ def test_seeds_in_python():
         lambda: OptimizerOptions(seed=-1),
         lambda: OptimizerOptions(start_seed=2**32),
         lambda: wigner_samples(modes, 2, seed=-1),
+        lambda: IntersectionOptions(seed=-1),
+        lambda: prepare(DataOptions(("none.extxyz",)), Path(), 2**70),
     ):
         with pytest.raises(ValueError, match=f"seed=.*{SEED}"):
             make()
@@ -251,6 +366,31 @@ def test_momenta_that_are_not_used_are_said(folder, capsys):
     assert "in.extxyz has momenta, which are not used" in capsys.readouterr().err
     assert main([*words, "-o", "b.extxyz", "--use-momenta"]) == 0
     assert "momenta" not in capsys.readouterr().err
+
+
+def test_momenta_of_many_systems_that_are_not_used_are_said(folder, capsys):
+    frames = [ase.io.read("in.extxyz")] * 3
+    del (bare := frames[0].copy()).arrays["momenta"]
+    ase.io.write("in.extxyz", [*frames, bare])
+    words = "md m.bpjax in.extxyz --steps 1 --log-interval 1 --trajectory-interval 1".split()
+    for more, said in (
+        (["--all-frames"], "in.extxyz has momenta, in 3 of 4 frames, which are not used: these are drawn at 300 K"),
+        (["--replicas", "2", "--frame", "0"], "has momenta, which are not used: these are drawn at 300 K"),
+        (["--temperatures", "90", "80", "--frame", "1"], "not used: these are drawn at the temperatures asked for"),
+        (["--replicas", "2", "--frame", "0", "--use-momenta"], None),
+        (["--replicas", "2"], None),  # of the last frame, which has none
+    ):
+        assert main([*words, *more, "-o", "a.extxyz", "--overwrite"]) == 0
+        error = capsys.readouterr().err
+        assert "momenta" not in error if said is None else said in error
+
+
+def test_seeds_of_many_systems_end_too(folder, capsys):
+    words = "md m.bpjax in.extxyz --steps 1 --log-interval 1 --trajectory-interval 1 --replicas 3 -o a.extxyz".split()
+    assert main([*words, "--seed", str(2**32 - 2)]) == 2
+    assert "seed: 4294967294: the last of 3 systems would get 4294967296" in capsys.readouterr().err
+    assert not (folder / "a.extxyz").exists()
+    assert main([*words, "--seed", str(2**32 - 3)]) == 0
 
 
 @pytest.mark.parametrize(

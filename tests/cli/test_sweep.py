@@ -7,6 +7,8 @@ import pytest
 
 from bpjax.cli.main import main
 from bpjax.potential import load
+from bpjax.potential.store import provenance
+from bpjax.training.repeat import read_repetition
 from tests.training.labelled import structures
 
 CONFIG = """
@@ -69,6 +71,17 @@ def test_sweep_leaves_everything(run):
     model, _ = load(run / best["model"])
     assert list(model.network.hidden) == best["point"]["network.hidden"]
     assert best["trial"] in {line["number"] for line in lines} and set(report["pareto"]) <= set(range(4))
+
+
+@pytest.mark.slow
+def test_the_best_model_knows_how_it_was_made(run, monkeypatch, tmp_path):
+    """Options, data and where these are, as a model of a training does, from whatever folder."""
+    monkeypatch.chdir(tmp_path)
+    settings, data, place = read_repetition(run / "best" / "model.bpjax")
+    best = json.loads((run / "report.json").read_text())["best"]
+    assert list(settings.network.hidden) == best["point"]["network.hidden"]
+    assert place.resolve() == run.parent and len(data.train) + len(data.validation) == 12
+    assert provenance(run / "best" / "model.bpjax")["periodic"] in ("all", "some", "none")
 
 
 @pytest.mark.slow

@@ -196,14 +196,20 @@ def test_read(folder):
     assert float(slope[3].linear[5, 0, 0]) == pytest.approx(Q)
 
 
-def test_blocks_of_sharc_4(folder):
+def test_blocks_of_sharc_4(folder, monkeypatch):
     """What does not touch the dynamics is passed over, what is empty is nothing, and terms that the model has not are refused."""
     plain = read_lvc_template(folder / "LVC.template")
     R = plain.modes.reference.at[1, 2].add(0.3)
-    more = "gamma\n0\neta\n0\nlambda_soc\n0\nMultipolar Density Fit\n2\n1 1 1 1 0 0 0 0 0\n3 1 1 1 0.1 0 0 0 0\n"
-    (folder / "any.name").write_text(TEMPLATE.replace("epsilon", "charge 0 0\nepsilon") + more)
-    model = find_model(str(folder / "any.name"))
-    np.testing.assert_array_equal(model.model(R), plain(R))
+    more = "gamma\n0\neta\n0\nlambda_soc\n0\n"
+    more += "".join(f"{name}\n{4 * f' 0.5 0.5 0.5 0.5{chr(10)}'}" for name in ("MDMX R", "EQMZ_dX R", "QMXX R"))
+    fit = "Multipolar Density Fit{}\n2\n1 1 1 1 0 0 0 0 0\n3 1 1 1 0.1 0 0 0 0\n"
+    monkeypatch.setenv("MODES", str(folder))
+    for settings in ("", " (4x4x2x10)  settings [order grid firstlayer density layers] 2 lebedev 1.4 10 4"):
+        text = TEMPLATE.replace("epsilon", "charge 0 0\nepsilon").replace("V0.txt", "$MODES/V0.txt")
+        (folder / "any.name").write_text(text + more + fit.format(settings))
+        model = find_model(str(folder / "any.name"))
+        np.testing.assert_array_equal(model.model(R), plain(R))
+        assert model.files == (folder / "any.name", folder / "V0.txt")
     for name in ("gamma", "eta", "lambda_soc"):
         (folder / "any.name").write_text(TEMPLATE + f"{name}\n1\n3 1 1 6 6 0.01\n")
         with pytest.raises(

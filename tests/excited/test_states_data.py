@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bpjax import datasets
-from bpjax.errors import BpjaxError, FormatError
+from bpjax.errors import BpjaxError, ConfigError, FormatError
 from bpjax.excited.states_data import (
     METHANIMINIUM,
     SPAINN,
@@ -85,6 +85,8 @@ def test_possible_losses_and_splits(tmp_path):
     np.testing.assert_array_equal(data.pick(aside).energies, data.energies[aside])
     with pytest.raises(ValueError, match="between 0 and 1"):
         data.split(1.0, seed=0)
+    with pytest.raises(ValueError, match="seed=-1: must be a whole number"):
+        data.split(0.4, seed=-1)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_as_many_atoms_as_states(tmp_path):
     G = rng.normal(size=(5, 3, 3, 3))
     G -= G.mean(axis=2, keepdims=True)
     fields = dict(Z=np.array([8, 1, 1]), R=water + 0.05 * rng.normal(size=(5, 3, 3)), d=None, mu=None)
-    form = replace(FORM, couplings=None, dipoles=None, phases=None)
+    form = replace(FORM, couplings=None, dipoles=None, phases=None, axes="states, atoms")
     found = read_states(written(tmp_path, **fields, G=G), form)
     np.testing.assert_allclose(found.gradients, G * HARTREE / BOHR, rtol=1e-8)
     words = "sum to zero over states and not over atoms: are their axes geometries, {}, 3[?] The format says"
@@ -135,6 +137,31 @@ def test_as_many_atoms_as_states(tmp_path):
         read_states(written(tmp_path, **fields, G=G), turned)
     with pytest.raises(FormatError, match="sum to zero over states"):
         read_states(written(tmp_path, **fields, G=None, F=-G.swapaxes(1, 2)), replace(form, forces="F"))
+    # Without a statement it is refused, whatever the forces sum to; also where couplings alone are ambiguous.
+    unstated, message = replace(form, axes=None), "StatesFormat axes: the shape of {}, .* does not tell which axis"
+    rough = rng.normal(size=(5, 3, 3, 3))
+    for given in (G, G.swapaxes(1, 2), rough, rough - rough.mean(axis=(1, 2), keepdims=True)):
+        with pytest.raises(ConfigError, match=message.format("G")):
+            read_states(written(tmp_path, **fields, G=given), unstated)
+    coupled, fields = replace(FORM, dipoles=None, axes=None), {**fields, "d": rough}
+    with pytest.raises(ConfigError, match=message.format("d")):
+        read_states(written(tmp_path, **fields, G=None), coupled)
+
+
+@pytest.mark.parametrize("axes", ["states, atoms", "atoms, states"])
+def test_axes_by_their_shapes(tmp_path, axes):
+    """Six atoms of three states: any field that tells is enough, and the rest follows; four states have six pairs."""
+    told = read_states(written(tmp_path), replace(FORM, axes="states, atoms"))
+    swap = (lambda a: a.swapaxes(1, 2)) if axes == "atoms, states" else (lambda a: a)
+    raw = arrays()
+    found = read_states(written(tmp_path, G=swap(raw["G"]), d=swap(raw["d"])), FORM)
+    np.testing.assert_array_equal(found.gradients, told.gradients)
+    np.testing.assert_array_equal(found.couplings, told.couplings)
+    raw = arrays(S=4)
+    found = read_states(written(tmp_path, **{**raw, "G": swap(raw["G"]), "d": swap(raw["d"])}), FORM)
+    expected = read_states(written(tmp_path, **raw), replace(FORM, axes="states, atoms"))
+    np.testing.assert_array_equal(found.gradients, expected.gradients)
+    np.testing.assert_array_equal(found.couplings, expected.couplings)
 
 
 def test_no_such_file(tmp_path):

@@ -483,3 +483,14 @@ def test_names_of_files_that_cannot_be(tmp_path):
     for name in ("a" * 3000, "a\0b.xyz"):
         with pytest.raises(FormatError, match="cannot be read|no such file"):
             read_structures(tmp_path / name)
+
+
+def test_a_damaged_trajectory_that_asks_for_too_much_memory(tmp_path):
+    """One byte in the table of frames of an ASE trajectory claims more of them than any memory holds."""
+    path = tmp_path / "a.traj"
+    ase.io.write(path, bulk("Cu", cubic=True))
+    content = bytearray(path.read_bytes())
+    content[36] = 221
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="a.traj: cannot be read as traj"):
+        read_structures(path)

@@ -96,6 +96,26 @@ def test_interrupted_build_is_made_anew(data, stored, tmp_path):
     same(streaming.build(DESCRIPTOR, data, folder).arrays, stored)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: b[:60], "G.npy: cannot be read"),
+        (lambda b: b[:-8], "G.npy: its header says .* which is not its size"),
+        (lambda b: b.replace(b"(", b"((((", 1), "G.npy: cannot be read"),
+        (lambda b: b.replace(b"'shape': (", b"'shape': (9"), "G.npy: its header says .* which is not its size"),
+        (lambda b: b.replace(b"<f", b"<i"), "G.npy: holds int"),
+        (lambda b: b.replace(b"<f4", b"|O "), "G.npy: "),
+        (lambda b: b"", "G.npy: cannot be read"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(data, tmp_path, damage, message):
+    streaming.build(DESCRIPTOR, data, tmp_path)
+    path = tmp_path / "G.npy"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FormatError, match=message):
+        streaming.build(DESCRIPTOR, data, tmp_path)
+
+
 def test_stored_derivatives_need_blocks(data, stored):
     plan = BatchPlan.of(data.sizes, 3)
     rows, _ = plan.layout(data, plan.in_order()[0])

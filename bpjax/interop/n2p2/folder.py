@@ -25,6 +25,14 @@ SETTINGS, SCALING = "input.nn", "scaling.data"
 
 _OURS = re.compile(r"(nnp-\d+/)?(input\.nn|scaling\.data|weights\.\d{3}\.data)")
 
+_READ = ("input.nn", "scaling.data", "weights.*.data", "optweights.*.out")
+"""Patterns of the files of a potential that are read, whoever wrote them."""
+
+
+def files_of_potential(path: Path) -> tuple[Path, ...]:
+    """The files that are read of a folder, and of the folders of the members of a committee in it."""
+    return tuple(found for place in ("", "nnp-*/") for name in _READ for found in sorted(path.glob(place + name)))
+
 
 def weights_name(element: str) -> str:
     """Name of the file with the weights of an element."""
