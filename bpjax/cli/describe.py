@@ -101,7 +101,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
     spec: dict[str, Any] = from_toml(dict[str, Any], path)
     known = {name for name, cls in registered().items() if _describes(cls)}
-    if spec.get("type") not in known:
+    if not isinstance(spec.get("type"), str) or spec["type"] not in known:
         said = f"{spec['type']!r} is no descriptor" if "type" in spec else "missing"
         raise ConfigError(f"{said}; allowed: {', '.join(sorted(known))}", str(path), "type")
     return spec

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bpjax.errors import ConfigError, DivergedError
+from bpjax.errors import ConfigError, DivergedError, FormatError
 from bpjax.io.atomic import write_error, write_text
 from bpjax.potential.energy import Params, Potential, with_fixed_descriptor
 from bpjax.progress import ProgressFn, silent
@@ -161,13 +161,16 @@ class Run:
         self.state = checkpoint.read_checkpoint(self.folder / checkpoint.NAME, self.state, self.identity)
         self.state = self._placed(jax.tree.map(jnp.asarray, self.state))
         metrics = self.folder / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        for line in lines:
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines() if metrics.exists() else []
+        for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that was killed
-                break
-            if entry["step"] <= int(self.state.step):
+                step = int(entry["step"])
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if number == len(lines):  # that of a run that was killed
+                    break
+                raise FormatError(metrics, "is not a record of a training", number) from error
+            if step <= int(self.state.step):
                 self.history.append(entry)
 
     def save(self) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from bpjax.descriptors import Descriptor
-from bpjax.errors import ConfigError, FormatError
+from bpjax.errors import ConfigError
 from bpjax.io.archive import Entry, map_array
 from bpjax.io.atomic import write_error, write_text
+from bpjax.io.json_file import read_json
 from bpjax.spec import to_spec
 from bpjax.training.dataset import BatchPlan, Dataset, Rows
 from bpjax.training.inputs import Environments, Features, Stored, batches_of, fill, gather, stored_shapes, to_device
@@ -124,7 +125,7 @@ def build(
     shapes = stored_shapes(dataset, descriptor.size)._asdict()
     about = folder / ABOUT
     if about.exists():
-        if _read_about(about) != identity:
+        if read_json(about, dict) != identity:
             raise ConfigError("holds features of other structures or another descriptor; remove it", str(folder))
         if progress:
             progress(len(dataset.species))
@@ -132,13 +133,6 @@ def build(
         _write(descriptor, dataset, folder, shapes, progress)
         write_text(about, json.dumps(identity))
     return DiskStored(Stored(**{name: _mapped(folder / f"{name}.npy", *shapes[name]) for name in shapes}), folder)
-
-
-def _read_about(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FormatError(path, f"cannot be read ({error})") from error
 
 
 def _write(descriptor, dataset, folder: Path, shapes: dict, progress) -> None:

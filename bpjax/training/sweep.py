@@ -1,6 +1,5 @@
 """Hyperparameter sweeps: points are chosen in batches, a batch is trained at once, the best model is kept."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +21,18 @@ from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures
 from bpjax.training.problem import Problem
 from bpjax.training.repeat import how_made
-from bpjax.training.sweep_files import PENDING, Trial, check_identity, read_trials, to_toml, write_trials
+from bpjax.training.sweep_files import (
+    PENDING,
+    Trial,
+    check_identity,
+    read_pending,
+    read_trials,
+    to_toml,
+    write_trials,
+)
 from bpjax.training.sweep_options import SweepOptions, check_sweep
 from bpjax.training.sweep_program import Programs
-from bpjax.training.sweep_space import TrainingFile, frozen
+from bpjax.training.sweep_space import TrainingFile
 from bpjax.training.sweep_study import Asked, Study, open_study
 
 
@@ -126,12 +133,8 @@ class _Sweep:
         """Takes up what an earlier run of the sweep has left."""
         assert self.folder is not None
         self.trials = read_trials(self.folder)
-        path = self.folder / PENDING
-        asked = json.loads(path.read_text()) if path.exists() else []
         known = {t.number for t in self.trials}
-        self.pending = [
-            Asked(n, {name: frozen(v) for name, v in point.items()}) for n, point in asked if n not in known
-        ]
+        self.pending = [Asked(n, point) for n, point in read_pending(self.folder) if n not in known]
         model = self.folder / "best" / "model.bpjax"
         if self.best is not None and model.exists() and provenance(model).get("trial") == self.best.number:
             self.potential = load(model)

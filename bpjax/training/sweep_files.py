@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bpjax.errors import ConfigError, FormatError
 from bpjax.io.atomic import write_json, write_text
+from bpjax.io.json_file import read_json
+from bpjax.spec import from_spec
 from bpjax.training.sweep_space import Point, frozen
 
 TRIALS, PENDING, IDENTITY = "trials.jsonl", "pending.json", "sweep.json"
@@ -62,15 +64,33 @@ def read_trials(folder: Path) -> list[Trial]:
     """
     path = folder / TRIALS
     found = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            values = json.loads(line)
-            values["point"] = {name: frozen(v) for name, v in values["point"].items()}
-            values["rungs"] = tuple((int(s), float(v)) for s, v in values["rungs"])
-            found.append(Trial(**{f.name: values[f.name] for f in fields(Trial)}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(path, "is not a trial of a sweep", number) from error
+            trial = from_spec(Trial, json.loads(line, parse_constant=_refuse))
+        except (ValueError, RecursionError, ConfigError) as error:
+            raise FormatError(path, f"is not a trial of a sweep: {error}", number) from error
+        found.append(replace(trial, point={name: frozen(value) for name, value in trial.point.items()}))
     return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def read_pending(folder: Path) -> list[tuple[int, Point]]:
+    """Numbers and points of the trials that were being trained when a sweep was interrupted; none without the file.
+
+    Raises:
+      FormatError: it holds something else.
+    """
+    path = folder / PENDING
+    if not path.exists():
+        return []
+    found = read_json(path, list)
+    if not all(isinstance(one, list) and list(map(type, one)) == [int, dict] for one in found):
+        raise FormatError(path, "must hold numbers and points of trials")
+    return [(number, {name: frozen(value) for name, value in point.items()}) for number, point in found]
 
 
 def table(trials: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
@@ -110,7 +130,7 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     path = folder / IDENTITY
     now = json.loads(json.dumps(identity))
     if path.exists():
-        then = json.loads(path.read_text())
+        then = read_json(path, dict)
         for name in sorted({*then, *now}):
             if then.get(name) != now.get(name):
                 raise ConfigError(

@@ -83,6 +83,7 @@ def test_bad_input(folder, capsys):
     for name, text in (
         ("network", 'type = "MLP"'),
         ("nothing", "cutoff = 4.0"),
+        ("list", 'type = ["ACSF"]'),
         ("wrong", 'type = "ACSF"\ncutof = 4.0'),
         ("range", 'type = "ACSF"\ncutoff = -4.0\ng1 = true'),
         ("narrow", 'type = "DefaultACSF"\ncutoff = 1.0\nradial = 1\nangular = 0'),
@@ -91,6 +92,7 @@ def test_bad_input(folder, capsys):
     ):
         (folder / f"{name}.toml").write_text(text)
     assert says("network.toml").startswith("network.toml: type: 'MLP' is no descriptor; allowed: ACSF, ")
+    assert says("list.toml").startswith("list.toml: type: ('ACSF',) is no descriptor; allowed: ACSF, ")
     assert says("nothing.toml").startswith("nothing.toml: type: missing; allowed: ACSF, ")
     assert "wrong.toml: cutof: unknown option; did you mean 'cutoff'?" in says("wrong.toml")
     assert says("range.toml").startswith("range.toml: ") and "cutoff" in says("range.toml")

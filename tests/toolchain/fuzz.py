@@ -202,6 +202,15 @@ def npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def of_header(content: bytes, rng: random.Random) -> bytes:
+    """Tokens of what stands before the numbers of an array."""
+    head, rest = content[:10], content[10:]
+    length = int.from_bytes(head[8:10], "little")
+    text = of_text(rest[:length].decode("latin1"), rng).encode("latin1", errors="replace")
+    head = head[:8] + (len(text) % 65536).to_bytes(2, "little")
+    return rng.choice((head + text, content[:10] + text)) + rest[length:]
+
+
 def of_archive(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     """Tokens of headers, values of arrays, or members themselves of an archive; with sound checksums of the zip."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -209,11 +218,7 @@ def of_archive(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     at, way = rng.randrange(len(members)), rng.choice(("tokens", "values", "structure"))
     name, content = members[at]
     if way == "tokens" and name.endswith(".npy"):
-        head, rest = content[:10], content[10:]
-        length = int.from_bytes(head[8:10], "little")
-        text = of_text(rest[:length].decode("latin1"), rng).encode("latin1", errors="replace")
-        head = head[:8] + (len(text) % 65536).to_bytes(2, "little")
-        members[at] = name, rng.choice((head + text, content[:10] + text)) + rest[length:]
+        members[at] = name, of_header(content, rng)
     elif way == "tokens":
         members[at] = name, of_text(content.decode(), rng).encode()
     elif way == "values" and name.endswith(".npy"):
@@ -295,9 +300,16 @@ def mutant(data: bytes, rng: random.Random, toml: bool = False) -> tuple[str, by
         return "bytes", of_bytes(data, rng)
     if data.startswith(b"PK"):
         return of_archive(data, rng)
+    if data.startswith(b"\x93NUMPY") and rng.random() < 0.6:
+        if rng.random() < 0.5:
+            return "tokens", of_header(data, rng)
+        return "values", npy(of_array(np.load(io.BytesIO(data)), rng))
     if toml and rng.random() < 0.6:
         return "values", of_toml(data.decode(), rng).encode()
-    return "text", of_text(data.decode(), rng).encode()
+    try:
+        return "text", of_text(data.decode(), rng).encode()
+    except UnicodeDecodeError:
+        return "bytes", of_bytes(data, rng)
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -324,7 +336,8 @@ def _parts(value: Any) -> Iterator[bytes]:
 
     if isinstance(value, ase.Atoms):
         results = {} if value.calc is None else value.calc.results
-        yield from _parts([value.arrays, value.cell.array, value.pbc, results])
+        info = {name: str(entry) for name, entry in value.info.items()}  # in extended XYZ the text 0.0 is a number
+        yield from _parts([value.arrays, value.cell.array, value.pbc, results, info])
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
             yield f"{key}:".encode()
@@ -422,16 +435,20 @@ def fuzz(name: str, kind: Kind, mutants: int, seed: int, folder: Path) -> dict[s
 
 def kinds() -> dict[str, Kind]:
     """All of them."""
+    from bpjax.cli.describe import read_spec
+    from bpjax.descriptors.choose import descriptor_for
     from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.library import find_model, read_hessian
-    from bpjax.excited.sharc import read_lvc_template
+    from bpjax.excited.sharc import read_geometry, read_lvc_template, read_velocities
     from bpjax.excited.states_data import METHANIMINIUM, StatesFormat, read_states
     from bpjax.excited.states_store import load_states, save_states
     from bpjax.interop.n2p2 import read_potential
+    from bpjax.io.labels import labels
     from bpjax.io.runner_writer import write_runner
     from bpjax.io.structures import read_structures, write_structures
     from bpjax.potential import load, save
     from bpjax.training.prepare import read_run
+    from bpjax.training.sweep_files import PENDING, read_pending, read_trials, write_trials
     from bpjax.training.sweep_options import read_sweep
 
     molecule = ROOT / "data" / "methaniminium"
@@ -451,6 +468,21 @@ def kinds() -> dict[str, Kind]:
             return digest(read(folder / name)) == digest(value)
 
         return same
+
+    def charged(path: Path) -> Any:
+        """With the charge that the writer states where a file does not."""
+        frames = structures(path)
+        for atoms in frames:
+            atoms.info.setdefault("charge", 0.0)
+        return frames
+
+    def labelled(frames: Any) -> Any:
+        """What is computed with: atoms, cell, labels."""
+        return [(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, labels(atoms)) for atoms in frames]
+
+    def same_labelled(frames: Any, folder: Path) -> bool:
+        write_structures(folder / "a.extxyz", frames)
+        return digest(labelled(structures(folder / "a.extxyz"))) == digest(labelled(frames))
 
     def bare(atoms: Any) -> Any:
         """Without what LAMMPS alone knows, such as the numbers of the atoms."""
@@ -478,8 +510,8 @@ def kinds() -> dict[str, Kind]:
         "extxyz": Kind(_extxyz, structures, frames),
         "runner": Kind(
             _runner,
-            structures,
-            again("a.data", lambda path, value: write_runner(path, value, "ev-angstrom"), structures),
+            charged,
+            again("a.data", lambda path, value: write_runner(path, value, "ev-angstrom"), charged),
         ),
         "lammps": Kind(_lammps, lambda path: [bare(atoms) for atoms in structures(path)], frames),
         "n2p2": Kind(
@@ -492,9 +524,159 @@ def kinds() -> dict[str, Kind]:
             _sweep, lambda path: read_sweep(path)[:2], lambda value, folder: _options_are_plain(value[0], folder)
         ),
     }
+    found |= {name: Kind(_by_ase(file, name), structures, same_labelled) for name, file in BY_ASE.items()}
+    found |= {
+        name: Kind(
+            _n2p2_part(file),
+            lambda path: read_potential(path.parent, "hartree-bohr"),
+            again("m.bpjax", lambda path, value: save(path, *value), load),
+        )
+        for name, file in (("scaling", "scaling.data"), ("weights", "weights.*.data"))
+    }
+    found |= {
+        "descriptor": Kind(
+            _descriptor, lambda path: descriptor_for(read_spec(path), ("H", "O"), str(path)), _options_are_plain
+        ),
+        "trials": Kind(
+            _trials,
+            lambda path: read_trials(path.parent),
+            again(
+                "trials.jsonl", lambda path, value: write_trials(path.parent, value), lambda p: read_trials(p.parent)
+            ),
+        ),
+        "pending": Kind(
+            lambda folder: _written(
+                folder / PENDING, '[[4, {"optimizer.seed": 1, "network.hidden": [8, 8]}], [5, {}]]'
+            ),
+            lambda path: read_pending(path.parent),
+            lambda value, _: all(type(number) is int and isinstance(point, dict) for number, point in value),
+        ),
+        "features": Kind(*_features()),
+        "checkpoint": Kind(*_checkpoint(), sealed=True),
+    }
     if vibronic.is_dir():
-        found["lvc"] = Kind(_lvc(vibronic), read_lvc_template, _matrix_is_hermitian)
+        found |= {
+            "lvc": Kind(_lvc(vibronic, "LVC.template"), read_lvc_template, _matrix_is_hermitian),
+            "modes": Kind(
+                _lvc(vibronic, "V.txt"),
+                lambda path: read_lvc_template(path.parent / "LVC.template"),
+                _matrix_is_hermitian,
+            ),
+            "geom": Kind(_lvc(vibronic, "geom"), read_geometry, again("geom", _write_geometry, read_geometry)),
+            "veloc": Kind(
+                _lvc(vibronic, "veloc"),
+                lambda path: read_velocities(path, 3),
+                again("veloc", lambda path, v: np.savetxt(path, v, "%.17g"), lambda path: read_velocities(path, 3)),
+            ),
+        }
     return found
+
+
+BY_ASE = {
+    "traj": "a.traj",
+    "db": "a.db",
+    "json": "a.json",
+    "lammps-dump-text": "a.lammpstrj",
+    "xyz": "a.xyz",
+    "vasp": "POSCAR",
+}
+"""Formats that ASE reads, by its names."""
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def _by_ase(file: str, name: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        import ase.io
+        from ase.build import bulk
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        atoms = bulk("Cu", cubic=True)
+        if name == "lammps-dump-text":
+            rows = "".join(f"{n + 1} Cu {x:.4f} {y:.4f} {z:.4f}\n" for n, (x, y, z) in enumerate(atoms.positions))
+            head = "ITEM: TIMESTEP\n{}\nITEM: NUMBER OF ATOMS\n4\nITEM: BOX BOUNDS pp pp pp\n0 3.61\n0 3.61\n0 3.61\n"
+            frame = head + "ITEM: ATOMS id element x y z\n" + rows
+            return _written(folder / file, frame.format(0) + frame.format(10))
+        if name not in ("xyz", "vasp"):
+            atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.ones((4, 3)), stress=np.arange(6.0))
+        ase.io.write(folder / file, atoms if name == "vasp" else [atoms, atoms], format=name)
+        return folder / file
+
+    return write
+
+
+def _n2p2_part(file: str) -> Callable[[Path], Path]:
+    return lambda folder: sorted(_n2p2(folder).parent.glob(file))[0]
+
+
+def _descriptor(folder: Path) -> Path:
+    text = 'type = "ACSF"\ncutoff = 5.0\n'
+    text += "g2 = [{ eta = 0.5 }, { eta = 4.0, r_s = 2.5 }]\ng4 = [{ eta = 0.01, zeta = 2.0, lam = 1.0 }]\n"
+    return _written(folder / "spec.toml", text)
+
+
+def _trials(folder: Path) -> Path:
+    from bpjax.training.sweep_files import TRIALS, Trial, write_trials
+
+    point = {"optimizer.learning_rate": 1e-3, "network.hidden": (8, 8), "network.activation": "silu"}
+    done = Trial(0, point, "complete", 10, 0.5, {"forces_rmse": 0.5}, ((5, 0.7), (10, 0.5)), 12.0)
+    write_trials(folder, [done, Trial(1, point, "diverged", 3, None, {})])
+    return folder / TRIALS
+
+
+def _features() -> tuple[Callable[[Path], Path], Callable[[Path], Any], Callable[[Any, Path], bool]]:
+    """Features of a few structures on disk: any numbers of the right type and shape are some."""
+    from bpjax.descriptors import DefaultACSF
+    from bpjax.training import streaming
+    from bpjax.training.dataset import build_dataset
+    from bpjax.training.inputs import stored_shapes
+    from tests.training.labelled import structures
+
+    descriptor = DefaultACSF(cutoff=4.5, radial=2, angular=1, zeta=(1.0,)).build(("Al", "Cu"))
+    data = build_dataset(structures(2), ("Al", "Cu"), descriptor.cutoff)
+    shapes = stored_shapes(data, descriptor.size)._asdict()
+
+    def write(folder: Path) -> Path:
+        streaming.build(descriptor, data, folder)
+        return folder / "G.npy"
+
+    def read(path: Path) -> Any:
+        return streaming.build(descriptor, data, path.parent).arrays
+
+    def right(value: Any, folder: Path) -> bool:
+        return all((a.shape, a.dtype) == shapes[name] for name, a in value._asdict().items())
+
+    return write, read, right
+
+
+def _checkpoint() -> tuple[Callable[[Path], Path], Callable[[Path], Any], Callable[[Any, Path], bool]]:
+    """A state that was checkpointed, for a run of the same options."""
+    from bpjax.training.checkpoint import NAME, read_checkpoint, write_checkpoint
+
+    rng = np.random.default_rng(0)
+    state = {"step": np.int32(7), "params": [rng.normal(size=(3, 4)), rng.normal(size=4).astype("f4")]}
+    identity = {"options": {"seed": 1, "loss": {"forces": 1.0}}, "data": "0123"}
+
+    def write(folder: Path) -> Path:
+        write_checkpoint(folder / NAME, state, identity)
+        return folder / NAME
+
+    def read(path: Path) -> Any:
+        return read_checkpoint(path, state, identity)
+
+    def same(value: Any, folder: Path) -> bool:
+        write_checkpoint(folder / NAME, value, identity)
+        return digest(read(folder / NAME)) == digest(value)
+
+    return write, read, same
+
+
+def _write_geometry(path: Path, geometry: tuple[tuple[str, ...], np.ndarray]) -> None:
+    rows = zip(*geometry, strict=True)
+    path.write_text("".join(f"{symbol} 1 {x:.17g} {y:.17g} {z:.17g} 1\n" for symbol, (x, y, z) in rows))
 
 
 def _write_states(path: Path, data: Any) -> None:
@@ -625,11 +807,11 @@ def _sweep(folder: Path) -> Path:
     return path
 
 
-def _lvc(source: Path) -> Callable[[Path], Path]:
+def _lvc(source: Path, name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         shutil.copytree(source, folder / "lvc", copy_function=shutil.copyfile)
         (folder / "lvc").chmod(0o755)
-        return folder / "lvc" / "LVC.template"
+        return folder / "lvc" / name
 
     return write
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import ase.io
 import jax
@@ -11,7 +12,7 @@ import pytest
 from ase import Atoms
 
 from bpjax.descriptors import ACSF, SOAP, DefaultACSF, Radial
-from bpjax.errors import ConfigError, DivergedError, ModelFileError
+from bpjax.errors import ConfigError, DivergedError, FormatError, ModelFileError
 from bpjax.networks import MLP
 from bpjax.potential import Potential, init, load, save
 from bpjax.potential.energy import features_alone
@@ -198,6 +199,16 @@ def test_finished_run_resumes_to_itself(data, whole):
     folder, wanted = whole
     again = fit(data, OPTIONS, folder, resume=True)
     assert_same(again, wanted)
+
+
+def test_resume_refuses_damaged_metrics(data, whole, tmp_path):
+    """But for the last line, which a kill may have cut."""
+    folder, _ = whole
+    run = shutil.copytree(folder, tmp_path / "run")
+    text = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([text[0], "[1]", *text[2:]]) + "\n")
+    with pytest.raises(FormatError, match="metrics.jsonl: line 2: is not a record of a training"):
+        fit(data, OPTIONS, run, resume=True)
 
 
 def test_resume_refuses_another_run(data, whole):

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from bpjax.errors import ConfigError
+from bpjax.errors import ConfigError, FormatError
 from bpjax.training.halving import Outcome
+from bpjax.training.sweep_files import Trial, check_identity, read_pending, read_trials, write_trials
 from bpjax.training.sweep_options import SweepOptions
 from bpjax.training.sweep_study import open_study
 
@@ -145,3 +146,39 @@ def test_storage_that_cannot_be_used(tmp_path):
         open_study(dataclasses.replace(SETTINGS, storage=str(tmp_path / "no" / "study.log")), tmp_path)
     with pytest.raises(ConfigError, match="sweep.storage: nodb://x"):
         open_study(dataclasses.replace(SETTINGS, storage="nodb://x"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: is not a trial of a sweep: Expecting"),
+        ("[1]", "line 2: is not a trial of a sweep: .*must be a table"),
+        ('{"number": 1}', "line 2: .*point: missing"),
+        ('{"number": 1, "point": {}, "state": "complete", "steps": 1, "objective": "low", "errors": {}}', "objective"),
+        (
+            '{"number": 1, "point": {}, "state": "complete", "steps": 1, "objective": NaN, "errors": {}}',
+            "NaN is no number",
+        ),
+    ],
+)
+def test_a_damaged_table_of_trials_is_refused_by_line(tmp_path, line, message):
+    sound = Trial(0, {"network.hidden": (8, 8)}, "complete", 10, 0.5, {"forces_rmse": 0.5}, ((5, 0.7),), 12.0)
+    write_trials(tmp_path, [sound])
+    assert read_trials(tmp_path) == [sound]
+    with open(tmp_path / "trials.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(FormatError, match=message):
+        read_trials(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '[["a", {}]]', "[[1, []]]", "[", "[[1]]", "[" * 100000])
+def test_damaged_points_of_an_interrupted_batch_are_refused(tmp_path, text):
+    assert read_pending(tmp_path) == []
+    (tmp_path / "pending.json").write_text('[[4, {"network.hidden": [8, 8]}]]')
+    assert read_pending(tmp_path) == [(4, {"network.hidden": (8, 8)})]
+    (tmp_path / "pending.json").write_text(text)
+    with pytest.raises(FormatError, match="pending.json: (must hold|cannot be read)"):
+        read_pending(tmp_path)
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises((FormatError, ConfigError), match="sweep.json"):
+        check_identity(tmp_path, {"data": 1})
