@@ -8,6 +8,7 @@ helps.
 
 from typing import Any
 
+import ase.geometry
 import numpy as np
 
 from bpjax.errors import StructureError
@@ -49,32 +50,36 @@ def search(
     box, made_of, room = np.eye(3), None, np.zeros(3)
     if periodic.any():
         box = complete_cell(np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64), periodic)
-        box, made_of = reduced_cell(box, periodic)
-        room = np.where(periodic, plane_distances(box), 0.0)
+        box, made_of, planes = reduced_cell(box, periodic)
+        room = np.where(periodic, planes, 0.0)
     if len(R) and not periodic.all():
         room[~periodic] = np.ptp(R @ box[~periodic].T, axis=0)
     if (room / cutoff + 1).prod() < BINS:  # nearly always, and in a fraction of the time
         found = pairs.compute(R, box if periodic.any() else np.zeros((3, 3)), periodic, quantities)
     else:
         R = _together(R, box[~periodic], cutoff)
+        room[~periodic] = np.ptp(R @ box[~periodic].T, axis=0)
         # Periodic along all: beyond the room along the others nothing is within the cutoff.
-        found = pairs.compute(R, _roomy(R, box, periodic, cutoff), True, quantities)
+        found = pairs.compute(R, _roomy(room, box, periodic, cutoff), True, quantities)
     if made_of is None or "S" not in quantities:
         return found
     shifts = quantities.index("S")
     return *found[:shifts], found[shifts] @ made_of, *found[shifts + 1 :]
 
 
-def _roomy(R: np.ndarray, box: np.ndarray, periodic: np.ndarray, cutoff: float) -> np.ndarray:
+def _roomy(room: np.ndarray, box: np.ndarray, periodic: np.ndarray, cutoff: float) -> np.ndarray:
     """The cell with vectors along open directions that hold all atoms and twice the cutoff, and as many bins as vesin needs.
+
+    Args:
+      room: distances of the lattice planes, and the extent of the atoms along open directions.
+      box: the cell, with unit vectors along these.
+      periodic: the others.
+      cutoff: in A.
 
     Raises:
       StructureError: no open direction, and bins that cannot be.
     """
-    room = np.zeros(3)
-    if len(R) and not periodic.all():
-        room[~periodic] = np.ptp(R @ box[~periodic].T, axis=0) + 2 * cutoff
-    room[periodic] = plane_distances(box)[periodic]
+    room = np.where(periodic, room, room + 2 * cutoff)
     for _ in range(100):
         bins = np.maximum(np.floor(room / cutoff), 1)
         wider = np.cbrt(max(bins.prod() / BINS, 1.0))
@@ -146,7 +151,7 @@ def plane_distances(cell: np.ndarray) -> np.ndarray:
     return 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 
-def reduced_cell(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def reduced_cell(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """A cell of the same lattice with vectors as short as can be, where those of `cell` are very skewed.
 
     Searches go through all images within the cutoff, of which a skewed cell has thousands.
@@ -155,21 +160,23 @@ def reduced_cell(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndar
       cell: rows in A, (3, 3), spanning a volume.
       pbc: periodic directions; the other rows stay as they are.
 
-    Returns: the cell, and the whole numbers (3, 3) that make it of the given one, None where it is the given one.
+    Returns: the cell; the whole numbers (3, 3) that make it of the given one, None where it is the given one; and the distances
+      of its lattice planes.
 
     References: P. Q. Nguyen, D. Stehle, ACM Trans. Algorithms 5, 46 (2009), doi:10.1145/1597036.1597050, as in ASE.
     """
     planes = plane_distances(cell)
     if planes[pbc].min() >= SKEWED * np.linalg.norm(cell[pbc], axis=1).max():
-        return cell, None
-    from ase.geometry import minkowski_reduce
-
-    reduced, made_of = minkowski_reduce(np.where(pbc[:, None], cell, 0.0), pbc)
-    return np.where(pbc[:, None], reduced, cell), np.asarray(made_of)
+        return cell, None, planes
+    reduced, made_of = ase.geometry.minkowski_reduce(np.where(pbc[:, None], cell, 0.0), pbc)
+    reduced = np.where(pbc[:, None], reduced, cell)
+    return reduced, np.asarray(made_of), plane_distances(reduced)
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Replaces the lattice vectors of open directions by unit vectors normal to the periodic ones and to each other.
+    """The cell (3, 3) with unit vectors along open directions, normal to the periodic ones and to each other.
+
+    Whatever stands in the rows of open directions does not matter.
 
     Raises:
       StructureError: periodic vectors that are not finite, or span no volume.
@@ -177,12 +184,18 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     vectors = cell[pbc]
     if not np.isfinite(vectors).all():
         raise StructureError(f"the cell is not finite: {cell.tolist()}")
-    lengths = np.linalg.norm(vectors, axis=1)
-    unit = vectors / np.maximum(lengths, 1e-300)[:, None]
-    # The volume of unit vectors, which rounding makes 1e-16 of nothing.
-    if lengths.min() <= 1e-6 * lengths.max() or np.linalg.svd(unit, compute_uv=False).prod() < 1e-12:
+    if not independent(vectors):
         raise StructureError(f"the cell has no volume along its periodic directions: {cell.tolist()}")
-    basis = np.linalg.svd(vectors)[2]
-    complete = cell.copy()
-    complete[~pbc] = basis[len(vectors) :]
-    return complete
+    return cell if pbc.all() else ase.geometry.complete_cell(np.where(pbc[:, None], cell, 0.0))
+
+
+FLAT = 1e-6
+"""Volume of unit vectors below which they span none. Cells that mean something, however skewed, are far above it."""
+
+
+def independent(vectors: np.ndarray) -> bool:
+    """Whether vectors (rows) span a volume, or an area or a length if there are fewer than three."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    if lengths.min(initial=np.inf) <= FLAT * lengths.max(initial=0.0):
+        return False
+    return bool(np.linalg.svd(vectors / lengths[:, None], compute_uv=False).prod() > FLAT)

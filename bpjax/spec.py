@@ -77,6 +77,7 @@ SEEDS = 2**32
 
 
 SEEDS_ALLOWED = f"must be a whole number from 0 to {SEEDS - 1}"
+"""What to say of others."""
 
 
 def is_seed(seed: Any) -> bool:

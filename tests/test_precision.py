@@ -1,18 +1,23 @@
 """What JAX is switched to outside changes nothing: importing Sella, or making pymbar's MBAR, switches double precision on."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bpjax.descriptors import ANI, SOAP, Chosen, DefaultACSF, ImbalzanoACSF
-from bpjax.dynamics import run_md
+from bpjax.dynamics import run_md, run_replicas
+from bpjax.excited.states_store import load_states, save_states
 from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
-from bpjax.potential import Potential, init
-from bpjax.potential.describe import describe, jacobian, name_of_dtype
+from bpjax.potential import Potential, init, load, save
+from bpjax.potential.describe import describe, jacobian
 from bpjax.potential.evaluator import Evaluator
+from bpjax.precision import name_of_dtype
 from bpjax.training import fit
 from bpjax.training.prepare import read_run
+from tests.excited.methaniminium import model as states_model
+from tests.excited.methaniminium import parameters as states_parameters
 from tests.small_model import MODEL, crystal, molecule, small_params
 from tests.training.labelled import structures, training_file
 
@@ -75,13 +80,43 @@ def test_one_precision_after_the_other(descriptor):
 
 
 @pytest.mark.slow
-def test_dynamics():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dynamics(dtype):
+    """Of one system and of many; observers find JAX as their caller has it."""
+    options = dict(steps=20, log_interval=10, temperature=10.0, timestep_fs=0.2, dtype=dtype)
+    found = []
+
     def run():
-        found = run_md(MODEL, small_params(), crystal(), steps=20, log_interval=10, temperature=10.0, timestep_fs=0.2)
-        return np.append(found.atoms.positions.ravel(), found.log["total_energy"])
+        def observer(atoms, record):
+            assert jnp.zeros(1, float).dtype == outside
+
+        outside = jnp.zeros(1, float).dtype
+        alone = run_md(MODEL, small_params(), crystal(), observers=[observer], trajectory_interval=10, **options)
+        many = run_replicas(MODEL, small_params(), crystal(), replicas=2, **options)
+        found.append(alone)
+        return [np.append(one.atoms.positions.ravel(), one.log["total_energy"]) for one in (alone, *many)]
 
     one, two = switched(run)
     np.testing.assert_array_equal(one, two)
+    assert found[0].log["conserved"].max() - found[0].log["conserved"].min() < (1e-3 if dtype == "float32" else 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["potential", "states"])
+def test_models_are_read_as_they_were_saved(tmp_path, kind):
+    """With double precision off, JAX would round arrays of 64 bits; what is computed of them in double precision would differ."""
+    path, write, read = tmp_path / "m.bpjax", *((save, load) if kind == "potential" else (save_states, load_states))
+    with jax.enable_x64(True):
+        made = MODEL if kind == "potential" else states_model()
+        params = small_params() if kind == "potential" else states_parameters(made)
+        write(path, made, jax.tree.map(lambda a: np.asarray(a, np.float64) * (1 + 1e-10), params))
+    one, two = switched(lambda: jax.tree.map(np.asarray, read(path)[1]))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert any(np.asarray(leaf).dtype == np.float64 for leaf in jax.tree.leaves(one))
+    if kind == "potential":
+        one, two = switched(lambda: Evaluator(*load(path), "float64").evaluate(crystal()).energy)
+        assert one == two
 
 
 @pytest.mark.slow

@@ -25,9 +25,10 @@ from jaxtyping import Array, Float
 from bpjax.descriptors import SymmetryFunctions
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
-from bpjax.potential.describe import describe, name_of_dtype, precision
+from bpjax.potential.describe import describe
 from bpjax.potential.energy import Params, Potential, energy_from_features
 from bpjax.potential.extrapolation import FeatureNames
+from bpjax.precision import name_of_dtype, precision
 
 TOGETHER = 1024
 """Atoms whose derivatives are taken side by side."""

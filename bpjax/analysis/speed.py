@@ -38,6 +38,7 @@ from bpjax.potential import Potential
 from bpjax.potential.energy import Params
 from bpjax.potential.forces import predict
 from bpjax.potential.preparation import Place, check
+from bpjax.precision import name_of_dtype, precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import system_from_arrays
 
@@ -158,7 +159,8 @@ def evaluation_timing(
         found = predict(model, params, system, neighbors)
         return found.energy, found.forces
 
-    timing = timed(step, params, system, neighbors, repeats=repeats)
+    with precision(name_of_dtype(dtype)):
+        timing = timed(step, params, system, neighbors, repeats=repeats)
     energy = float(timing.result[0])
     offset = float(model.offset_energies(species_of(atoms.numbers, model.elements)).sum())
     return timing, energy + offset, float(np.asarray(neighbors.mask).sum() / len(atoms))

@@ -14,6 +14,7 @@ import numpy as np
 from bpjax.dynamics.loop import MOST, Plan
 from bpjax.dynamics.settings import Settings
 from bpjax.errors import CapacityError
+from bpjax.precision import precision
 
 ATTEMPTS = 12
 """How often a list may be grown in a row for one chunk."""
@@ -85,6 +86,10 @@ class Driver(ABC):
         Raises:
           CapacityError: the list cannot be grown any further.
         """
+        with precision(self.settings.dtype):
+            return self._advance(blocks, steps, phase, dt)
+
+    def _advance(self, blocks: int, steps: int, phase: int, dt: float | None):
         bath = self.bath if dt is None else self.bath._replace(dt=jnp.full_like(self.bath.dt, dt))
         lengths = [blocks, steps, self.blocks_per_frame, phase] + ([min(self.left, MOST)] if self._watch else [])
         plan = Plan(*[jnp.asarray(n, jnp.int32) for n in lengths])

@@ -14,13 +14,10 @@ from bpjax.dynamics import ensembles
 from bpjax.dynamics.settings import Settings
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError, StructureError
-from bpjax.io.structures import check_structure, full_cell
-from bpjax.pair_search import plane_distances, reduced_cell
+from bpjax.io.structures import check_structure
+from bpjax.pair_search import complete_cell, plane_distances, reduced_cell
 from bpjax.potential import Potential
-from bpjax.potential.describe import refuse_forked
-
-WIDEST = 1000.0
-"""Extent in A, along a direction in which nothing repeats, whose positions single precision holds: to 3e-5 A."""
+from bpjax.precision import WIDE, refuse_forked
 
 
 class Coordinates:
@@ -38,7 +35,7 @@ class Coordinates:
             self.origin = atoms.positions.mean(axis=0)
             self.start = atoms.positions - self.origin
             return
-        cell = ase.Atoms(cell=full_cell(atoms)).cell
+        cell = ase.Atoms(cell=complete_cell(atoms.cell.array, atoms.pbc)).cell
         standard, rotation = cell.standard_form()
         sign = np.sign(np.linalg.det(standard.array))
         self.cell, self.rotation = np.tril(sign * standard.array), sign * rotation
@@ -169,14 +166,12 @@ def check_atoms(atoms: ase.Atoms, settings: Settings) -> None:
     """
     refuse_forked()
     check_structure(atoms)
-    cell, pbc = full_cell(atoms), atoms.pbc
+    cell, pbc = complete_cell(atoms.cell.array, atoms.pbc), atoms.pbc
     extent = np.ptp(atoms.positions @ cell[~pbc].T, axis=0).max(initial=0.0)
-    if settings.dtype == "float32" and extent > WIDEST:
-        message = (
-            f"atoms are {extent:.4g} A apart where nothing repeats; single precision is for {WIDEST:g} A, take float64"
-        )
-        raise StructureError(message, field="positions")
-    if pbc.any() and plane_distances(reduced_cell(cell, pbc)[0])[pbc].min() > 5 * plane_distances(cell)[pbc].min():
+    if settings.dtype == "float32" and extent > 2 * WIDE:
+        allowed = f"single precision is for {2 * WIDE:g} A, take float64"
+        raise StructureError(f"atoms are {extent:.4g} A apart where nothing repeats; {allowed}", field="positions")
+    if pbc.any() and reduced_cell(cell, pbc)[2][pbc].min() > 5 * plane_distances(cell)[pbc].min():
         raise StructureError("is very skewed; take a reduced one (ase.geometry.minkowski_reduce)", field="cell")
     if not (atoms.get_masses() > 0).all():
         raise StructureError(f"atom {int(np.argmin(atoms.get_masses()))} has no mass", field="masses")

@@ -28,6 +28,7 @@ from bpjax.dynamics.together import Layout, systems_potential
 from bpjax.errors import ConfigError
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
+from bpjax.precision import precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import SEEDS
 from bpjax.system import Prediction
@@ -131,6 +132,12 @@ class Replicas(Driver):
         self.bodies, self.layout = bodies, Layout(species)
         settings = bodies[0].settings
         super().__init__(settings, interval, blocks_per_frame, self.layout.real.size)
+        with precision(settings.dtype):
+            self._make(model, params)
+
+    def _make(self, model: Potential, params: Params) -> None:
+        """States, lists and what is compiled."""
+        bodies, settings = self.bodies, self.settings
         boxes = np.array([np.eye(3) if body.coordinates.box is None else body.coordinates.box for body in bodies])
         pbc = np.array([body.coordinates.pbc for body in bodies])
         self.skin = settings.skin or self._skin(model.cutoff, boxes, pbc)

@@ -104,7 +104,7 @@ def run_md(
         pressure: in GPa.
         thermostat_time_fs, barostat_time_fs: relaxation times; under Langevin dynamics the inverse of the friction.
         seed: of initial momenta and noise.
-        dtype: "float32" or "float64".
+        dtype: "float32" or "float64", whatever the precision of JAX outside.
         log_interval, trajectory_interval: steps between records and between frames; step 0 has both.
         chunk_steps: most steps between two looks at the results.
         skin: of the neighbour list in A; None chooses one.

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from bpjax.errors import ConfigError
+from bpjax.precision import name_of_dtype
 from bpjax.spec import SEEDS_ALLOWED, is_seed
 
 ENSEMBLES = ("nve", "nvt", "nvt_langevin", "npt")
@@ -76,10 +76,7 @@ class Settings:
             _refuse("max_extrapolations", most, "must be an integer of at least 0, or left out")
         if self.devices is not None and not (isinstance(self.devices, int | np.integer) and self.devices >= 1):
             _refuse("devices", self.devices, "must be an integer of at least 1, or left out")
-        if self.dtype not in ("float32", "float64"):
-            _refuse("dtype", self.dtype, "must be float32 or float64")
-        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            _refuse("dtype", self.dtype, "needs double precision switched on in JAX (jax.config or JAX_ENABLE_X64=1)")
+        object.__setattr__(self, "dtype", name_of_dtype(self.dtype))
 
     def _check_times(self):
         """Chains of Nose and Hoover that are faster than the steps explode, whatever the model."""

@@ -22,6 +22,7 @@ from bpjax.dynamics.settings import Settings
 from bpjax.errors import CutoffError
 from bpjax.potential import Potential
 from bpjax.potential.energy import Params
+from bpjax.precision import precision
 
 SMALLEST_SKIN = 0.15
 
@@ -57,6 +58,12 @@ class Simulation(Driver):
         super().__init__(settings, interval, blocks_per_frame, len(atoms))
         self.body = Body(model, atoms, settings)
         self.mesh = parallel.choose(len(atoms), settings.devices)
+        with precision(settings.dtype):
+            self._make(model, params)
+
+    def _make(self, model: Potential, params: Params) -> None:
+        """State, list and what is compiled."""
+        atoms, settings = self.body.atoms, self.settings
         self.skin, self.images = self._reach(model)
         self._build(model, jax.tree.map(lambda a: jnp.asarray(a, self.dtype), params))
         self.bath = self.body.bath

@@ -312,7 +312,6 @@ def finish(
     fine = fine | ~good  # a part that is taken back may have gone anywhere
     new = new._replace(part=part % PARTS, step=s.step + part // PARTS)
     watched = looked(watch, options, old.watched, new.R, old.step + 1, new.part == 0)
-    new = new._replace(watched=watched)
     held = jnp.where(steep, TOO_STEEP, jnp.where(far, DRIFTED, s.mark))
     if options.astray == "lose":
         held = jnp.where((held == 0) & (watched.astray < NEVER), ASTRAY, held)

@@ -70,7 +70,7 @@ class Watch:
 
     @property
     def pairs(self) -> tuple[str, ...]:
-        """The pairs of elements, such as "H-C"."""
+        """The pairs of elements, such as "C-H"."""
         return self._kinds[0]
 
     @cached_property

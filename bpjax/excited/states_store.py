@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bpjax.errors import ModelFileError
 from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, init
 from bpjax.io.model_file import read_model_file, write_model_file
 from bpjax.potential.store import UNITS, check_arrays, check_meta
+from bpjax.precision import unrounded
 from bpjax.spec import from_spec, named_class, to_spec
 
 _KINDS = (DiabaticPotential, MultiStatePotential)
@@ -56,4 +56,4 @@ def load_states(path: str | Path) -> tuple[DiabaticPotential | MultiStatePotenti
     model = from_spec(kind, meta["spec"], where=f"{path}: model.json")
     check_meta(path, meta, model.elements)
     check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))
-    return model, jax.tree.map(jnp.asarray, arrays)
+    return model, unrounded(arrays)

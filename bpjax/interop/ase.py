@@ -26,6 +26,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from bpjax.interop.models import load_model
 from bpjax.networks.scaling import ranges_known
+from bpjax.pair_search import independent
 from bpjax.potential.energy import Params, Potential
 from bpjax.potential.evaluator import SKIN, Evaluation, Evaluator
 from bpjax.units import unit_system
@@ -59,9 +60,7 @@ class Results(dict[str, Any]):
 
 def _volume(atoms: ase.Atoms) -> float:
     """Of the cell; 0 where its vectors span none."""
-    lengths = np.linalg.norm(atoms.cell.array, axis=1)
-    volume = float(abs(np.linalg.det(atoms.cell.array)))
-    return volume if volume > 1e-12 * lengths.prod() else 0.0
+    return float(abs(np.linalg.det(atoms.cell.array))) if independent(atoms.cell.array) else 0.0
 
 
 def _digest(model: Potential, params: Params) -> str:

@@ -67,7 +67,7 @@ def frame_pieces(atoms: ase.Atoms, digits: int | None = None) -> Iterator[str]:
 
 def _contents(atoms: ase.Atoms) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What goes to the comment line, and what to the columns."""
-    info = dict(atoms.info)
+    info = {name: value for name, value in atoms.info.items() if name}  # no name: a lone { or " in a comment, to ASE
     arrays = {"positions": atoms.positions}
     arrays |= {name: array for name, array in atoms.arrays.items() if name not in ("positions", "numbers")}
     fixed = [constraint.index for constraint in atoms.constraints if isinstance(constraint, FixAtoms)]

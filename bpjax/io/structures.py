@@ -19,7 +19,6 @@ import ase
 import ase.io.formats
 import numpy as np
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
 from ase.io.formats import filetype, iread, open_with_compression
 
 from bpjax.errors import ConfigError, FormatError, StructureError
@@ -30,8 +29,9 @@ from bpjax.io.label_keys import LabelKeys, take_labels
 from bpjax.io.labels import labels
 from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
+from bpjax.io.ulm import check_ulm
 from bpjax.io.xyz_dialects import rewritten
-from bpjax.pair_search import search
+from bpjax.pair_search import complete_cell, search
 from bpjax.progress import Progress, ProgressFn, counted, silent
 from bpjax.units import unit_system
 
@@ -132,6 +132,8 @@ def _read_by_ase(
             return _chosen(frames, selection)
         if file_format in DATABASES:
             return _chosen(read_database(path, file_format), selection)
+        if file_format == "traj":
+            check_ulm(path)
         # A format is given, so an "@" in the name is not taken for a selection of frames.
         read = iread(
             os.fspath(path), selection, format=file_format, parallel=False, do_not_split_by_at_sign=True, **options
@@ -140,11 +142,8 @@ def _read_by_ase(
             if file_format.startswith("lammps-dump") and atoms.calc is not None:
                 atoms.calc.results.pop("energy", None)  # dumps hold none; ASE puts zero there beside forces
             frames.append(atoms)
-    except FormatError:
+    except (MemoryError, FormatError):
         raise
-    except MemoryError as error:
-        message = "needs more memory than there is, or says so because it is damaged"
-        raise FormatError(path, f"cannot be read as {file_format} (frame {len(frames)}): {message}") from error
     except Exception as error:  # ASE's sixty readers raise whatever comes up: this is the one place that catches all
         if file_format == "extxyz":
             with open_with_compression(os.fspath(path), "rb") as file:
@@ -269,8 +268,7 @@ def check_structure(atoms: ase.Atoms, path: _Path | None = None, frame: int | No
     if np.any(unknown):
         at = int(np.argmax(unknown))
         raise StructureError(f"atom {at} is of no element (atomic number {atoms.numbers[at]})", path, frame, "species")
-    _check_cell(atoms, path, frame)
-    _check_distances(atoms, path, frame)
+    _check_distances(atoms, _checked_cell(atoms, path, frame), path, frame)
 
 
 def _first_bad(value: np.ndarray) -> str:
@@ -280,11 +278,14 @@ def _first_bad(value: np.ndarray) -> str:
     return f"{value[index]}{place}"
 
 
-def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
-    """Periodic cell vectors must span a volume (or, for fewer than three, an area or a length)."""
+def _checked_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> np.ndarray:
+    """The completed cell. Its periodic vectors must span a volume (or, for fewer than three, an area or a length).
+
+    Vectors along which nothing repeats may be anything, dependent on the others too.
+    """
     vectors = atoms.cell.array[atoms.pbc]
     if len(vectors) == 0:
-        return
+        return np.eye(3)
     with np.errstate(over="ignore"):
         lengths = np.sqrt((vectors * vectors).sum(axis=1))
     if lengths.max() > LARGEST:
@@ -294,15 +295,15 @@ def _check_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None
     if lengths.min() < CLOSEST:
         axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmin(lengths)])]
         raise StructureError(f"is periodic along {axis}, but this vector has no length", path, frame, "cell")
-    unit = vectors / lengths[:, None]
-    # Squared volume of the unit vectors; cells that mean something, however skewed, are far above this.
-    if np.linalg.det(unit @ unit.T) < 1e-12:
-        raise StructureError("has zero volume: its periodic vectors are linearly dependent", path, frame, "cell")
+    try:
+        return complete_cell(atoms.cell.array, atoms.pbc)
+    except StructureError as error:
+        message = "has zero volume: its periodic vectors are linearly dependent"
+        raise StructureError(message, path, frame, "cell") from error
 
 
-def _check_distances(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> None:
-    # Vectors along which nothing repeats may be anything, dependent on the others too.
-    cell = full_cell(atoms)
+def _check_distances(atoms: ase.Atoms, cell: np.ndarray, path: _Path | None, frame: int | None) -> None:
+    """No two atoms at one place, and none out of all proportion; `cell` is completed."""
     if not atoms.pbc.all():
         with np.errstate(over="ignore", invalid="ignore"):
             extent = np.ptp(atoms.positions @ cell[~atoms.pbc].T, axis=0).max(initial=0.0)
@@ -343,13 +344,6 @@ def _close_pairs(atoms: ase.Atoms, cell: np.ndarray) -> tuple[np.ndarray, np.nda
 @functools.lru_cache(SMALL)
 def _all_pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(count, 1)
-
-
-def full_cell(atoms: ase.Atoms) -> np.ndarray:
-    """Cell vectors (3, 3) of which those along which nothing repeats are unit vectors, normal to the others."""
-    if atoms.pbc.all():
-        return atoms.cell.array
-    return complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
 
 
 # --------------------------------------------------------------------------------------------- writing

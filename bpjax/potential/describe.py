@@ -6,10 +6,8 @@ cost of a few evaluations.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,58 +18,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bpjax.descriptors import Descriptor
-from bpjax.errors import BpjaxError, ConfigError
+from bpjax.errors import ConfigError
 from bpjax.geometry import environments, real_atoms
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import block_size, in_blocks
 from bpjax.potential.energy import Params, environment_features
 from bpjax.potential.preparation import Place, check, groups_of_like_size, prepare
+from bpjax.precision import name_of_dtype, precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Environment, Neighbors, System
-
-
-def name_of_dtype(dtype: Any) -> str:
-    """The precision "float32" or "float64", from such a word or a type of NumPy.
-
-    Raises:
-      ConfigError: another one.
-    """
-    name = dtype
-    if not isinstance(dtype, str):
-        with contextlib.suppress(TypeError):
-            name = np.dtype(dtype).name
-    if dtype is None or name not in ("float32", "float64"):
-        raise ConfigError(f"{dtype!r} is not one of float32, float64", field="dtype")
-    return name
-
-
-def precision(dtype: str) -> AbstractContextManager[Any]:
-    """A context in which JAX computes in this precision, whatever it is set to outside, for the present thread.
-
-    Libraries switch double precision on for the whole process when they are imported (Sella, pymbar): what is computed here does
-    not depend on it.
-    """
-    refuse_forked()
-    return jax.enable_x64(dtype == "float64")
-
-
-_process: list[int] = []
-"""The process in which JAX was used first."""
-
-
-def refuse_forked() -> None:
-    """In a child that was forked from a process that had used JAX every call would wait for ever.
-
-    Raises:
-      BpjaxError: this is one.
-    """
-    if not _process:
-        _process.append(os.getpid())
-    elif _process[0] != os.getpid():
-        raise BpjaxError(
-            "this process was forked from one that had used JAX, whose threads are not in it: start processes by "
-            'multiprocessing.get_context("spawn") or "forkserver", or before any model is made'
-        )
 
 
 @partial(jax.jit, static_argnums=0)

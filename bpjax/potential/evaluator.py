@@ -24,11 +24,11 @@ from bpjax.elements import species_of
 from bpjax.errors import ConfigError
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import fastest_block
-from bpjax.potential.describe import name_of_dtype, precision
 from bpjax.potential.energy import Params, Potential
 from bpjax.potential.extrapolation import Extrapolation, extrapolations_of
 from bpjax.potential.forces import predict, predict_members
 from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
+from bpjax.precision import name_of_dtype, precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Neighbors, Prediction, System
 
@@ -139,7 +139,7 @@ class Evaluator:
         """
         place = Place(path, frame)
         kept = self._prepared(atoms, place)
-        dtype = "float64" if kept.wide else self.dtype  # single precision holds positions to 1e-5 A there
+        dtype = self._dtype_of(kept)
         system = kept.system(atoms, self.model.elements, dtype)
         return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors, dtype), place)
 
@@ -156,7 +156,11 @@ class Evaluator:
           StructureError, UnknownSpeciesError: see `evaluate`.
         """
         kept = self._prepared(atoms, Place(None, structure))
-        return extrapolations_of(self.model, self.params, atoms, kept, self.dtype, structure)
+        return extrapolations_of(self.model, self.params, atoms, kept, self._dtype_of(kept), structure)
+
+    def _dtype_of(self, kept: Prepared) -> str:
+        """Double precision where single does not hold the positions."""
+        return "float64" if kept.wide else self.dtype
 
     def _prepared(self, atoms: ase.Atoms, place: Place) -> Prepared:
         """The checked structure with a padded neighbour list: the last one, or a new one."""
@@ -168,10 +172,10 @@ class Evaluator:
             serving = prepare(atoms, self.model.cutoff + self.skin, place)
             serving = serving.padded(*self._shape(serving.size, HEADROOM))
         if not kept or kept[0] is not serving:
-            others = (one for one in kept if one is not serving)
+            others = [one for one in kept if one is not serving]
             total = itertools.accumulate((one.nbytes for one in others), initial=serving.nbytes)
             room = min(sum(size <= KEPT_BYTES for size in total) - 1, KEPT - 1)
-            self._kept = (serving, *[one for one in kept if one is not serving][: max(room, 0)])
+            self._kept = (serving, *others[: max(room, 0)])
         return serving
 
     def evaluate_many(

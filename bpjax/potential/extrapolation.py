@@ -22,9 +22,10 @@ from bpjax.descriptors import Descriptor, SymmetryFunctions
 from bpjax.descriptors.symmetry import COMPACT, RADIAL, SymmetryFunction
 from bpjax.geometry import real_atoms
 from bpjax.neighbors import bucket
-from bpjax.potential.describe import all_features, name_of_dtype, precision
+from bpjax.potential.describe import all_features
 from bpjax.potential.energy import Params, Potential, features_outside
 from bpjax.potential.preparation import Place, Prepared, check, prepare
+from bpjax.precision import name_of_dtype, precision
 from bpjax.system import Neighbors, System
 
 

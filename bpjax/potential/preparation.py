@@ -17,6 +17,7 @@ from bpjax.errors import StructureError
 from bpjax.io.structures import CLOSEST
 from bpjax.neighbors import bucket, neighbor_list
 from bpjax.pair_search import periodic_lattice
+from bpjax.precision import NEAR, WIDE
 from bpjax.system import Neighbors, System, system_from_arrays
 
 FARTHEST = 1e10
@@ -50,6 +51,7 @@ class Prepared:
     `origin` (N, 3) is subtracted from the positions before they are rounded to float32: whole lattice vectors that
     bring atoms back into the cell, and the centre, of each fragment its own where atoms are far apart. The list belongs to the
     positions without it, and to `lattice`, which is the cell of the structure or a less skewed one of the same lattice.
+    `wide` says whether positions are so far from the origin, even of fragments, that single precision does not hold them.
     """
 
     numbers: np.ndarray
@@ -60,6 +62,7 @@ class Prepared:
     origin: np.ndarray
     neighbors: Neighbors
     nearest: float
+    wide: bool
 
     def serves(self, atoms: ase.Atoms, skin: float) -> bool:
         """Whether the list still holds all neighbours, and no two atoms can have met since."""
@@ -77,11 +80,6 @@ class Prepared:
     def size(self) -> tuple[int, int]:
         """Atoms, and the most neighbours that one of them has."""
         return len(self.numbers), int(self.neighbors.mask.sum(axis=1).max())
-
-    @property
-    def wide(self) -> bool:
-        """Whether positions are so far from the origin, even of fragments, that single precision does not hold them."""
-        return bool(np.abs(self.positions - self.origin).max(initial=0.0) > WIDE)
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +108,7 @@ def check(atoms: ase.Atoms, elements: tuple[str, ...], place: Place) -> None:
     """Checks that need no neighbours."""
     if len(atoms) == 0:
         raise place.error("has zero atoms")
-    if len(atoms) and np.abs(atoms.positions).max() > FARTHEST:
+    if np.abs(atoms.positions).max() > FARTHEST:
         atom = int(np.argmax(np.abs(atoms.positions).max(axis=1)))
         distance = float(np.abs(atoms.positions[atom]).max())
         raise place.error(f"atom {atom} is at {distance:.3g} A, beyond {FARTHEST:g} A", "positions")
@@ -145,15 +143,9 @@ def prepare(atoms: ase.Atoms, radius: float, place: Place) -> Prepared:
         raise place.error(f"atoms {i} and {idx[i, slot]} are at one place ({nearest:.3g} A apart)", "positions")
     if np.abs(R).max(initial=0.0) > (10 * NEAR if pbc.all() else NEAR):  # a crystal is one fragment nearly always
         origin = origin + _centres(R, idx, mask)
-    neighbors = Neighbors(idx, shift, mask)
-    return Prepared(atoms.numbers.copy(), atoms.positions.copy(), given, lattice, pbc, origin, neighbors, nearest)
-
-
-WIDE = 300.0
-"""Distance in A from the centre beyond which positions are not held in single precision: to 2e-5 A, forces to some 1e-5 eV/A."""
-
-NEAR = 50.0
-"""Distance in A from the centre up to which single precision holds positions well enough: to 4e-6 A."""
+    wide = bool(np.abs(atoms.positions - origin).max(initial=0.0) > WIDE)
+    numbers, positions, neighbors = atoms.numbers.copy(), atoms.positions.copy(), Neighbors(idx, shift, mask)
+    return Prepared(numbers, positions, given, lattice, pbc, origin, neighbors, nearest, wide)
 
 
 def _centres(R: np.ndarray, idx: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bpjax.errors import ModelFileError
 from bpjax.io.model_file import read_model_file, write_model_file
 from bpjax.potential.energy import Params, Potential, init
+from bpjax.precision import unrounded
 from bpjax.spec import from_spec, to_spec
 
 UNITS = {"energy": "eV", "length": "angstrom"}
@@ -41,7 +41,7 @@ def save(path: str | Path, model: Potential, params: Params, provenance: dict[st
 def load(path: str | Path) -> tuple[Potential, Params]:
     """Reads a model file.
 
-    Returns: the potential and its arrays, bitwise as saved.
+    Returns: the potential and its arrays, bitwise as saved: those of 64 bits are NumPy's where JAX's double precision is off.
 
     Raises:
       ModelFileError: not there, not a model file, truncated, from a newer format, or with fields or arrays that do not fit.
@@ -63,7 +63,7 @@ def load(path: str | Path) -> tuple[Potential, Params]:
             for element, own in expected["scaling"].items()
         }
     check_arrays(path, arrays, expected)
-    return model, jax.tree.map(jnp.asarray, arrays)
+    return model, unrounded(arrays)
 
 
 def check_meta(path: str | Path, meta: dict[str, Any], elements: Sequence[str]) -> None:

@@ -25,8 +25,9 @@ from bpjax.errors import ConfigError
 from bpjax.networks.elemental import MLP, PerElement, options_of
 from bpjax.networks.kernel import EnvironmentKernel, GaussianKernel, PolynomialKernel, SparseGP
 from bpjax.networks.scaling import fit_scaling, scaled_on_host
-from bpjax.potential.describe import describe, name_of_dtype
+from bpjax.potential.describe import describe
 from bpjax.potential.energy import Params, Potential, init
+from bpjax.precision import name_of_dtype
 from bpjax.progress import ProgressFn, silent
 from bpjax.training.dataset import Dataset, build_dataset
 from bpjax.training.linear import linear_part, squares, with_linear

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpjax.geometry import superposing_rotation
 from bpjax.io.labels import labels
-from bpjax.io.structures import full_cell
+from bpjax.pair_search import complete_cell
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _work_of_pair(a, b) -> np.ndarray | None:
     assert one.energy is not None and two.energy is not None and one.forces is not None and two.forces is not None
     forces, strain, of_stress, middle, second = two.forces, np.zeros((3, 3)), 0.0, 0.0, 0.0
     if a.pbc.any():
-        cells = [full_cell(x) for x in (a, b)]
+        cells = [complete_cell(x.cell.array, x.pbc) for x in (a, b)]
         scaled = [np.linalg.solve(cell.T, x.positions.T).T for cell, x in zip(cells, (a, b), strict=True)]
         cell = 0.5 * (cells[0] + cells[1])
         shift = scaled[1] - scaled[0]

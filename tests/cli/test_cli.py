@@ -103,7 +103,7 @@ def test_programs_of_each_processor_are_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
     monkeypatch.setitem(os.environ, "TF_CPP_MIN_LOG_LEVEL", "0")
     keep_apart()
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "gs://bucket/programs"
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == f"gs://bucket/programs/{processor()}"
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")

@@ -485,12 +485,31 @@ def test_names_of_files_that_cannot_be(tmp_path):
             read_structures(tmp_path / name)
 
 
-def test_a_damaged_trajectory_that_asks_for_too_much_memory(tmp_path):
-    """One byte in the table of frames of an ASE trajectory claims more of them than any memory holds."""
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, b"x", "begin"),
+        (36, b"\xdd", "damaged: it cannot have 949187772417 frames in"),
+        (47, b"\xff", "damaged: it cannot have 1 frames"),
+        ("[4, 3]", b"[9, 9]", "damaged: an array of frame 0 cannot end at"),
+        ("{", b"(", "damaged: frame 0 is described by no JSON"),
+    ],
+)
+def test_damaged_trajectories_of_ase(tmp_path, place, value, message):
+    """They claim more than they hold, up to any memory, and are refused before it is asked for."""
     path = tmp_path / "a.traj"
     ase.io.write(path, bulk("Cu", cubic=True))
     content = bytearray(path.read_bytes())
-    content[36] = 221
+    at = place if isinstance(place, int) else content.index(place.encode())
+    content[at : at + len(value)] = value
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="a.traj: cannot be read as traj"):
+    with pytest.raises(FormatError, match=f"a.traj: .*{message or ''}"):
         read_structures(path)
+
+
+@pytest.mark.parametrize("comment", ["{", '"', ""])
+def test_comments_without_names_are_written_as_they_can_be_read(tmp_path, comment):
+    (tmp_path / "a.xyz").write_text(f"1\n{comment}\nCu 0 0 0\n")
+    frames = read_structures(tmp_path / "a.xyz")
+    write_structures(tmp_path / "b.extxyz", frames)
+    assert read_structures(tmp_path / "b.extxyz")[0].positions.tolist() == [[0, 0, 0]]

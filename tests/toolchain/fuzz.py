@@ -336,7 +336,8 @@ def _parts(value: Any) -> Iterator[bytes]:
 
     if isinstance(value, ase.Atoms):
         results = {} if value.calc is None else value.calc.results
-        info = {name: str(entry) for name, entry in value.info.items()}  # in extended XYZ the text 0.0 is a number
+        # In extended XYZ the text 0.0 is a number, a list an array, and a lone { in a comment has no name.
+        info = {name: str(np.asarray(entry).tolist()) for name, entry in value.info.items() if name}
         yield from _parts([value.arrays, value.cell.array, value.pbc, results, info])
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
