@@ -14,7 +14,7 @@ from bpjax.potential import Potential, init, load, save
 from bpjax.potential.describe import describe, jacobian
 from bpjax.potential.evaluator import Evaluator
 from bpjax.precision import name_of_dtype
-from bpjax.training import fit
+from bpjax.training import fit, fit_ridge, fit_sparse_gp
 from bpjax.training.prepare import read_run
 from tests.excited.methaniminium import model as states_model
 from tests.excited.methaniminium import parameters as states_parameters
@@ -117,6 +117,20 @@ def test_models_are_read_as_they_were_saved(tmp_path, kind):
     if kind == "potential":
         one, two = switched(lambda: Evaluator(*load(path), "float64").evaluate(crystal()).energy)
         assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [fit_ridge, fit_sparse_gp])
+def test_baselines(fit):
+    """Features and rows of double precision are that with JAX's switch off, too: weights of either sign show it at once."""
+    frames, some = structures(8), dict(points=20) if fit is fit_sparse_gp else {}
+    rule = DefaultACSF(4.5, radial=4, angular=2).build(("Al", "Cu"))
+    one, two = switched(lambda: fit(rule, frames, dtype="float64", **some))
+    assert one.loss == two.loss
+    energies = switched(lambda: Evaluator(one.model, one.params, "float64").evaluate(frames[0]).energy)
+    assert energies[0] == energies[1] == Evaluator(two.model, two.params, "float64").evaluate(frames[0]).energy
+    single = fit(rule, frames, dtype="float32", **some)
+    assert single.loss != one.loss and single.loss == pytest.approx(one.loss, rel=0.05)
 
 
 @pytest.mark.slow

@@ -128,8 +128,7 @@ class Replicas(Driver):
     """State, neighbour lists and compiled program of several systems; see `bpjax.dynamics.simulation.Simulation`."""
 
     def __init__(self, model: Potential, params: Params, bodies: Sequence[Body], interval: int, blocks_per_frame: int):
-        species = [body.species for body in bodies]
-        self.bodies, self.layout = bodies, Layout(species)
+        self.bodies, self.layout = bodies, Layout([body.species for body in bodies])
         settings = bodies[0].settings
         super().__init__(settings, interval, blocks_per_frame, self.layout.real.size)
         with precision(settings.dtype):
@@ -142,6 +141,7 @@ class Replicas(Driver):
         pbc = np.array([body.coordinates.pbc for body in bodies])
         self.skin = settings.skin or self._skin(model.cutoff, boxes, pbc)
         params = jax.tree.map(lambda a: jnp.asarray(a, self.dtype), params)
+        species = [body.species for body in bodies]
         self._list, self._all = systems_potential(model, params, species, boxes, pbc, skin=self.skin)
         self._inverse = jnp.asarray(np.linalg.inv(boxes), self.dtype)
         self.bath = jax.tree.map(lambda *a: jnp.stack(a), *[body.bath for body in bodies])
