@@ -23,11 +23,14 @@ from tests.training.labelled import structures, training_file
 
 
 def switched(compute):
-    """What is computed with double precision off and on outside."""
-    results = []
-    for on in (False, True):
-        with jax.enable_x64(on):
+    """What is computed with double precision off and on outside, for the whole process, as a library that is imported does it."""
+    results, before = [], jax.config.jax_enable_x64
+    try:
+        for on in (False, True):
+            jax.config.update("jax_enable_x64", on)
             results.append(compute())
+    finally:
+        jax.config.update("jax_enable_x64", before)
     return results
 
 

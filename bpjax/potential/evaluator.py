@@ -139,7 +139,7 @@ class Evaluator:
         """
         place = Place(path, frame)
         kept = self._prepared(atoms, place)
-        dtype = self._dtype_of(kept)
+        dtype = kept.enough(self.dtype)
         system = kept.system(atoms, self.model.elements, dtype)
         return _evaluation(self.model, atoms, self._call(_single, system, kept.neighbors, dtype), place)
 
@@ -156,11 +156,7 @@ class Evaluator:
           StructureError, UnknownSpeciesError: see `evaluate`.
         """
         kept = self._prepared(atoms, Place(None, structure))
-        return extrapolations_of(self.model, self.params, atoms, kept, self._dtype_of(kept), structure)
-
-    def _dtype_of(self, kept: Prepared) -> str:
-        """Double precision where single does not hold the positions."""
-        return "float64" if kept.wide else self.dtype
+        return extrapolations_of(self.model, self.params, atoms, kept, self.dtype, structure)
 
     def _prepared(self, atoms: ase.Atoms, place: Place) -> Prepared:
         """The checked structure with a padded neighbour list: the last one, or a new one."""

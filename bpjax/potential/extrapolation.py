@@ -104,6 +104,7 @@ def extrapolations_of(
     model: Potential, params: Params, atoms: ase.Atoms, kept: Prepared, dtype: str, structure: int | None
 ) -> list[Extrapolation]:
     """`extrapolations` of a structure whose neighbours are known."""
+    dtype = kept.enough(dtype)
     system = kept.system(atoms, model.elements, dtype)
     with precision(dtype):
         values, outside = (np.asarray(a) for a in features(model, params, system, kept.neighbors))

@@ -81,6 +81,10 @@ class Prepared:
         """Atoms, and the most neighbours that one of them has."""
         return len(self.numbers), int(self.neighbors.mask.sum(axis=1).max())
 
+    def enough(self, dtype: str) -> str:
+        """The precision that is asked for, or the double one where single precision does not hold the positions."""
+        return "float64" if self.wide else dtype
+
     @property
     def nbytes(self) -> int:
         """Memory of the list."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import ase
 import ase.db
@@ -23,6 +24,9 @@ from ase.optimize import BFGS, BFGSLineSearch
 from bpjax.errors import ConfigError, ModelFileError, StructureError
 from bpjax.interop.ase import BpjaxCalculator
 from bpjax.interop.n2p2 import read_potential
+from bpjax.io.structures import read_structures
+from bpjax.networks.elemental import MLP
+from bpjax.potential import init
 from bpjax.potential.evaluator import Evaluator
 from bpjax.potential.store import save
 from tests.interop.n2p2.example import write_example
@@ -100,6 +104,9 @@ def test_a_long_chain_in_single_precision(single, calculator):
     np.testing.assert_allclose(
         single.evaluator.evaluate(chain).forces, expected, atol=1e-12
     )  # in double precision itself
+    warned = single.evaluator.extrapolations(chain)
+    exact = calculator.evaluator.extrapolations(chain)
+    assert [(one.atom, one.function, one.value) for one in warned] == [(o.atom, o.function, o.value) for o in exact]
     many = single.evaluator.evaluate_many([molecule(), chain, dimer()])
     np.testing.assert_allclose(many[1].forces, expected, atol=1e-12)
     np.testing.assert_allclose(many[2].forces, single.evaluator.evaluate(dimer()).forces, atol=1e-6)
@@ -369,8 +376,6 @@ def test_warnings_outside_of_training_once_for_each_composition():
 
 
 def test_spread_of_a_committee():
-    from dataclasses import replace
-
     several = [small_params(seed=n) for n in range(3)]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
     calc = BpjaxCalculator((replace(MODEL, members=3), params))
@@ -382,6 +387,50 @@ def test_spread_of_a_committee():
         calc.results["forces_spread"], np.std([one.forces for one in single], axis=0), atol=1e-10
     )
     assert "outside" not in calc.results and "energy_noise" not in calc.results
+
+
+def test_noise_of_a_model_that_expects_some():
+    """Widths that networks give for the labels: of the energy by their squares, of forces atom by atom."""
+    from bpjax.networks.noise import NoiseModel
+
+    noisy = replace(MODEL, noise=NoiseModel(energy=0.01, forces=0.1, network=MLP((4,))))
+    calc = BpjaxCalculator((noisy, init(noisy, jax.random.key(3))))
+    atoms = crystal()
+    atoms.calc = calc
+    atoms.get_potential_energy()
+    found = calc.evaluator.evaluate(atoms)
+    assert found.energy_noise is not None and calc.results["energy_noise"] == found.energy_noise > 0
+    np.testing.assert_array_equal(calc.get_property("forces_noise", atoms), found.forces_noise)
+    assert calc.results["forces_noise"].shape == (8,) and (calc.results["forces_noise"] > 0).all()
+
+
+@pytest.mark.slow
+def test_a_lone_hydrogen_in_the_model_of_water(shared):
+    """Which no water of the training looks like: an energy without a word was given for it."""
+    folder = shared / "data" / "n2p2" / "H2O_RPBE-D3"
+    calc = BpjaxCalculator(folder, units="hartree-bohr")
+    atoms = ase.Atoms("H")
+    atoms.calc = calc
+    with pytest.warns(UserWarning, match=r"H: \d+ features of 1 atoms are outside of their range in training"):
+        atoms.get_potential_energy()
+    assert calc.results["outside"][0] > 0
+    water = read_structures(folder.parent / "train_H2O_RPBE-D3" / "input.data", "0", "hartree-bohr")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calc.get_potential_energy(water)
+    assert not calc.results["outside"].any()
+
+
+def test_threads_share_an_evaluator():
+    """Nothing of one call is seen by another, whatever lists are kept meanwhile."""
+    evaluator = Evaluator(MODEL, PARAMS, "float64")
+    frames = [make() for make in (crystal, molecule, liquid, slab) for _ in range(30)]
+    for n, atoms in enumerate(frames):
+        atoms.positions[0, 0] += 1e-3 * n
+    expected = [Evaluator(MODEL, PARAMS, "float64").evaluate(atoms).energy for atoms in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda atoms: evaluator.evaluate(atoms).energy, frames))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 def test_bulk_keeps_its_stress(calculator):
