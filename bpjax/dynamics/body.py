@@ -14,7 +14,7 @@ from bpjax.dynamics import ensembles
 from bpjax.dynamics.settings import Settings
 from bpjax.elements import species_of
 from bpjax.errors import ConfigError, StructureError
-from bpjax.io.structures import check_structure
+from bpjax.io.checks import check_structure
 from bpjax.pair_search import complete_cell, plane_distances, reduced_cell
 from bpjax.potential import Potential
 from bpjax.precision import WIDE, refuse_forked
@@ -161,7 +161,7 @@ def check_atoms(atoms: ase.Atoms, settings: Settings) -> None:
     """Raises if the structure cannot be run.
 
     Raises:
-      StructureError: no sense physically (see `bpjax.io.structures.check_structure`), no mass, or constraints.
+      StructureError: no sense physically (see `bpjax.io.checks.check_structure`), no mass, or constraints.
       ConfigError: options that do not fit the structure.
     """
     refuse_forked()

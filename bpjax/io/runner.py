@@ -32,7 +32,7 @@ from ase.io.formats import open_with_compression
 
 from bpjax.errors import FormatError
 from bpjax.io.extxyz import excerpt
-from bpjax.io.structures import frame_selection
+from bpjax.io.frames import frame_selection
 from bpjax.io.xyz_dialects import element_of, set_masses
 from bpjax.progress import ProgressFn, counted, silent
 from bpjax.units import unit_system

@@ -12,10 +12,10 @@ import numpy as np
 
 from bpjax.errors import ConfigError, StructureError
 from bpjax.io.atomic import write_text
+from bpjax.io.checks import check_structure
 from bpjax.io.label_keys import results_of, unused_labels
 from bpjax.io.labels import labels
 from bpjax.io.runner import BLANKS, UNUSED
-from bpjax.io.structures import check_structure
 from bpjax.units import unit_system
 
 _Path = str | os.PathLike[str]

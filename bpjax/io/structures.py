@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import gc
 import io
 import lzma
-import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,28 +15,22 @@ from typing import Any
 
 import ase
 import ase.io.formats
-import numpy as np
-from ase.data import chemical_symbols
 from ase.io.formats import filetype, iread, open_with_compression
 
-from bpjax.errors import ConfigError, FormatError, StructureError
+from bpjax.errors import ConfigError, FormatError
 from bpjax.io.atomic import write_text
+from bpjax.io.checks import check_structure
 from bpjax.io.database import DATABASES, read_database
 from bpjax.io.extxyz import check_extxyz, format_frame
+from bpjax.io.frames import chosen, frame_numbers, frame_selection
 from bpjax.io.label_keys import LabelKeys, take_labels
-from bpjax.io.labels import labels
 from bpjax.io.lammps import DATA, is_lammps_data, reader_options
 from bpjax.io.npz import is_npz, read_npz
+from bpjax.io.runner import is_runner, read_runner
 from bpjax.io.ulm import check_ulm
 from bpjax.io.xyz_dialects import rewritten
-from bpjax.pair_search import complete_cell, search
 from bpjax.progress import Progress, ProgressFn, counted, silent
 from bpjax.units import unit_system
-
-# Closer than any bond, even under extreme pressure: two copies of one atom, or positions in the wrong unit.
-CLOSEST = 0.1
-# A micrometre; beyond are atoms that flew away and numbers that are no lengths.
-LARGEST = 1e4
 
 _Path = str | os.PathLike[str]
 _RUNNER = "runnerdata"  # ASE's name; its own reader, which takes all such files to be in hartree and bohr, is not used
@@ -91,8 +83,6 @@ def read_structures(
       ConfigError: `index` is not understood, `units` or `file_format` is not known, `units` is None where it is needed, or
         `species` do not fit.
     """
-    from bpjax.io.runner import read_runner  # here, because it needs this file
-
     found, plain = _format(path, file_format)
     selection = frame_selection(index)
     if units is not None:
@@ -101,7 +91,7 @@ def read_structures(
     if found == _RUNNER:
         frames = read_runner(path, units, index, progress)
     elif found == _NPZ:
-        frames = _chosen(read_npz(path, units, keys), selection)
+        frames = chosen(read_npz(path, units, keys), selection)
         keys = None
     else:
         with progress(0, "reading") as bar:
@@ -111,7 +101,7 @@ def read_structures(
     if keys is not None:
         take_labels(frames, keys, path)
     with progress(len(frames), "checking") as bar:
-        for number, atoms in zip(_frame_numbers(selection, len(frames)), counted(frames, bar), strict=True):
+        for number, atoms in zip(frame_numbers(selection, len(frames)), counted(frames, bar), strict=True):
             check_structure(atoms, path, number)
     return frames
 
@@ -129,9 +119,9 @@ def _read_by_ase(
             for number, atoms in enumerate(counted(read, bar)):
                 remarks.apply(atoms, number)
                 frames.append(atoms)
-            return _chosen(frames, selection)
+            return chosen(frames, selection)
         if file_format in DATABASES:
-            return _chosen(read_database(path, file_format), selection)
+            return chosen(read_database(path, file_format), selection)
         if file_format == "traj":
             check_ulm(path)
         # A format is given, so an "@" in the name is not taken for a selection of frames.
@@ -155,16 +145,8 @@ def _read_by_ase(
     return frames
 
 
-def _chosen(frames: list[ase.Atoms], selection: int | slice) -> list[ase.Atoms]:
-    if isinstance(selection, slice):
-        return frames[selection]
-    return [frames[selection]] if -len(frames) <= selection < len(frames) else []
-
-
 def _format(path: _Path, given: str | None = None) -> tuple[str, bool]:
     """ASE's name of the format, ``_RUNNER`` or ``_NPZ``, after the checks that need no parsing; whether ASE knows all it says."""
-    from bpjax.io.runner import is_runner
-
     try:
         if not Path(path).exists():
             raise FormatError(path, "no such file")
@@ -208,142 +190,6 @@ def _known_format(name: str | None) -> str | None:
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError(f"{name!r} is no format that ASE reads{hint}", field="format")
     return name
-
-
-def frame_selection(index: str | int | slice) -> int | slice:
-    """ASE's notation of frames ("3", "-1", ":", "::10") as a number or slice.
-
-    Raises:
-      ConfigError: it is no such notation.
-    """
-    if not isinstance(index, str):
-        return index
-    try:
-        numbers = [int(part) if part else None for part in index.split(":")]
-        if len(numbers) == 1 and numbers[0] is not None:
-            return numbers[0]
-        if 2 <= len(numbers) <= 3:
-            return slice(*numbers)
-    except ValueError:
-        pass
-    raise ConfigError(f"{index!r} selects no frames; use a number or START:STOP:STEP, as in '0', '-1', ':', '::10'")
-
-
-def _frame_numbers(selection: int | slice, count: int) -> list[int]:
-    """Number of each frame in the file, or in the selection where it is counted from the end."""
-    if isinstance(selection, int):
-        return [max(selection, 0)]
-    start, step = selection.start or 0, selection.step or 1
-    if start < 0 or step < 0:
-        return list(range(count))
-    return [start + step * i for i in range(count)]
-
-
-def check_structure(atoms: ase.Atoms, path: _Path | None = None, frame: int | None = None) -> None:
-    """Checks that a structure makes sense: some atoms, finite numbers, a real cell, no two atoms at one place.
-
-    Args:
-      atoms: the structure, with its labels.
-      path: the file, for messages.
-      frame: 0-based number of the structure, for messages.
-
-    Raises:
-      StructureError: naming file, frame and field.
-    """
-    if len(atoms) == 0:
-        raise StructureError("has zero atoms", path, frame)
-    quantities = {"positions": atoms.positions, "cell": atoms.cell.array, "momenta": atoms.arrays.get("momenta")}
-    found = labels(atoms, path, frame)
-    quantities |= {"energy": found.energy, "forces": found.forces, "stress": found.stress}
-    known = {field: np.asarray(value) for field, value in quantities.items() if value is not None}
-    # One sum tells of all numbers, nearly always: it is not finite where one of them is not.
-    with np.errstate(over="ignore", invalid="ignore"):
-        all_finite = math.isfinite(sum(float(value.sum()) for value in known.values()))
-    for field, value in () if all_finite else known.items():
-        if not np.isfinite(value).all():
-            raise StructureError(f"holds {_first_bad(value)}", path, frame, field)
-    if found.forces is not None and found.forces.shape != atoms.positions.shape:
-        raise StructureError(f"has shape {found.forces.shape}, not {atoms.positions.shape}", path, frame, "forces")
-    unknown = (atoms.numbers < 1) | (atoms.numbers >= len(chemical_symbols))
-    if np.any(unknown):
-        at = int(np.argmax(unknown))
-        raise StructureError(f"atom {at} is of no element (atomic number {atoms.numbers[at]})", path, frame, "species")
-    _check_distances(atoms, _checked_cell(atoms, path, frame), path, frame)
-
-
-def _first_bad(value: np.ndarray) -> str:
-    """The first entry that is not finite, and whose it is."""
-    index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-    place = "" if value.ndim == 0 else f" (entry {', '.join(map(str, index))})"
-    return f"{value[index]}{place}"
-
-
-def _checked_cell(atoms: ase.Atoms, path: _Path | None, frame: int | None) -> np.ndarray:
-    """The completed cell. Its periodic vectors must span a volume (or, for fewer than three, an area or a length).
-
-    Vectors along which nothing repeats may be anything, dependent on the others too.
-    """
-    vectors = atoms.cell.array[atoms.pbc]
-    if len(vectors) == 0:
-        return np.eye(3)
-    with np.errstate(over="ignore"):
-        lengths = np.sqrt((vectors * vectors).sum(axis=1))
-    if lengths.max() > LARGEST:
-        axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmax(lengths)])]
-        message = f"is periodic along {axis} with {lengths.max():.3g} A, which is more than {LARGEST:g} A"
-        raise StructureError(message, path, frame, "cell")
-    if lengths.min() < CLOSEST:
-        axis = "abc"[int(np.flatnonzero(atoms.pbc)[np.argmin(lengths)])]
-        raise StructureError(f"is periodic along {axis}, but this vector has no length", path, frame, "cell")
-    try:
-        return complete_cell(atoms.cell.array, atoms.pbc)
-    except StructureError as error:
-        message = "has zero volume: its periodic vectors are linearly dependent"
-        raise StructureError(message, path, frame, "cell") from error
-
-
-def _check_distances(atoms: ase.Atoms, cell: np.ndarray, path: _Path | None, frame: int | None) -> None:
-    """No two atoms at one place, and none out of all proportion; `cell` is completed."""
-    if not atoms.pbc.all():
-        with np.errstate(over="ignore", invalid="ignore"):
-            extent = np.ptp(atoms.positions @ cell[~atoms.pbc].T, axis=0).max(initial=0.0)
-        if not extent <= LARGEST:
-            message = f"atoms are {extent:.3g} A apart where nothing repeats, which is more than {LARGEST:g} A"
-            raise StructureError(message, path, frame, "positions")
-    i, j, r_ij = _close_pairs(atoms, cell)
-    if len(i) and r_ij.min() < CLOSEST:
-        nearest = int(np.argmin(r_ij))
-        raise StructureError(
-            f"atoms {i[nearest]} and {j[nearest]} are at one place ({r_ij[nearest]:.3g} A apart)",
-            path,
-            frame,
-            "positions",
-        )
-
-
-SMALL = 64
-"""Atoms up to which all pairs are looked at: the search for neighbours takes longer to begin."""
-
-
-def _close_pairs(atoms: ase.Atoms, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs i, j and their distances, among them all that are closer than `CLOSEST`."""
-    inverse = np.linalg.inv(cell)
-    # The distance of the planes of a cell: where it is more than twice `CLOSEST`, rounding gives the image that is close, if any
-    # is, and no atom is close to its own.
-    if len(atoms) <= SMALL and ((inverse * inverse).sum(axis=0)[atoms.pbc] < (0.4 / CLOSEST) ** 2).all():
-        i, j = _all_pairs(len(atoms))
-        with np.errstate(over="ignore", invalid="ignore"):  # of positions beyond all sense, which are close to nothing
-            x = (atoms.positions[j] - atoms.positions[i]) @ inverse
-            x -= np.where(atoms.pbc, np.round(x), 0.0)
-            return i, j, np.sqrt(((x @ cell) ** 2).sum(axis=1))
-    # The search radius sets the size of its bins: with 0.1 A there would be far more bins than atoms, and 1 A or more
-    # is hundreds of times faster.
-    return search(atoms.positions, cell, atoms.pbc, 2.0, "ijd")
-
-
-@functools.lru_cache(SMALL)
-def _all_pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(count, 1)
 
 
 # --------------------------------------------------------------------------------------------- writing

@@ -14,7 +14,7 @@ import scipy.sparse.csgraph
 
 from bpjax.elements import species_of
 from bpjax.errors import StructureError
-from bpjax.io.structures import CLOSEST
+from bpjax.io.checks import CLOSEST
 from bpjax.neighbors import bucket, neighbor_list
 from bpjax.pair_search import periodic_lattice
 from bpjax.precision import NEAR, WIDE

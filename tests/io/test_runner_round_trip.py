@@ -12,10 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
+from bpjax.io.checks import check_structure
 from bpjax.io.labels import labels, require_labels
 from bpjax.io.runner import read_runner
 from bpjax.io.runner_writer import write_runner
-from bpjax.io.structures import check_structure, read_structures, write_structures
+from bpjax.io.structures import read_structures, write_structures
 from bpjax.units import BOHR, HARTREE, SYSTEMS
 from tests.io.runner_text import TEXT, assert_same, read
 

@@ -12,8 +12,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from bpjax.errors import BpjaxError, ConfigError, FormatError, StructureError
+from bpjax.io.checks import check_structure
 from bpjax.io.labels import group_of, labels, require_labels
-from bpjax.io.structures import check_structure, read_structures, write_structures
+from bpjax.io.structures import read_structures, write_structures
 from bpjax.units import BOHR, HARTREE
 
 TEXT = """2
@@ -463,7 +464,7 @@ def test_small_structures_are_searched_by_all_pairs_alike(monkeypatch):
             R[1] = R[0] + (rng.integers(-2, 3, size=3) * pbc) @ cell + rng.normal(size=3) * 0.06
         found = []
         for small in (0, 64):
-            monkeypatch.setattr("bpjax.io.structures.SMALL", small)
+            monkeypatch.setattr("bpjax.io.checks.SMALL", small)
             try:
                 found.append(check_structure(Atoms(f"H{count}", R, cell=cell, pbc=pbc)))
             except StructureError as error:
