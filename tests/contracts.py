@@ -23,6 +23,7 @@ from bpjax.descriptors.function_kernels import CORE_FORMULAS
 from bpjax.descriptors.reduced import Chosen
 from bpjax.potential import Potential
 from bpjax.spec import from_spec, to_spec
+from bpjax.system import Environment
 from tests import quick_compiler
 
 K = 7
@@ -54,14 +55,14 @@ def _combination(descriptor, dtype):
 
 def _combined(descriptor, R_ij, species_j, mask):
     """One number that depends on every feature."""
-    G = descriptor(R_ij, species_j, mask, CENTRE)
+    G = descriptor(Environment(R_ij, species_j, mask), CENTRE)
     return jnp.sum(G * _combination(descriptor, G.dtype))
 
 
 @partial(jax.jit, static_argnums=0)
 def features_and_gradient(descriptor, R_ij, species_j, mask):
     """All features, and the gradient of the combined ones, compiled together."""
-    G, pullback = jax.vjp(lambda R: descriptor(R, species_j, mask, CENTRE), R_ij)
+    G, pullback = jax.vjp(lambda R: descriptor(Environment(R, species_j, mask), CENTRE), R_ij)
     return G, pullback(_combination(descriptor, G.dtype))[0]
 
 
@@ -76,7 +77,7 @@ def gradient(descriptor, R_ij, species_j, mask):
 @partial(jax.jit, static_argnums=0)
 def _other_shapes(descriptor, bare, empty, several):
     def one(*env):
-        return descriptor(*env, CENTRE)
+        return descriptor(Environment(*env), CENTRE)
 
     return one(*bare), one(*empty), jax.vmap(one)(*several)
 
@@ -327,12 +328,13 @@ class DescriptorContract:
 
     def test_jit_is_eager(self, descriptor):
         env = ordinary(descriptor)
-        _close(features(descriptor, *env), descriptor(*map(jnp.asarray, env), CENTRE))
+        _close(features(descriptor, *env), descriptor(Environment(*map(jnp.asarray, env)), CENTRE))
 
     def test_type_follows_the_positions(self, descriptor):
-        R, species, mask = ordinary(descriptor)
-        assert jax.eval_shape(descriptor, R.astype(np.float32), species, mask, CENTRE).dtype == jnp.float32
-        assert jax.eval_shape(descriptor, R, species, mask, CENTRE).dtype == jnp.float64
+        env = Environment(*ordinary(descriptor))
+        single = env._replace(R_ij=env.R_ij.astype(np.float32))
+        assert jax.eval_shape(descriptor, single, CENTRE).dtype == jnp.float32
+        assert jax.eval_shape(descriptor, env, CENTRE).dtype == jnp.float64
 
     def test_single_precision(self, descriptor):
         R, species, mask = ordinary(descriptor)
@@ -349,7 +351,7 @@ def _combined_and_force(descriptor, R_ij, species_j, mask, params):
     """Of the combined features: the value, and the derivative along a direction; and all features."""
 
     def combined(R):
-        G = descriptor(R, species_j, mask, CENTRE, params)
+        G = descriptor(Environment(R, species_j, mask), CENTRE, params)
         return jnp.sum(G * _combination(descriptor, G.dtype)), G
 
     (value, G), gradient = jax.value_and_grad(combined, has_aux=True)(R_ij)
@@ -369,7 +371,7 @@ def learned_derivatives(descriptor, R_ij, species_j, mask, params):
 
 @partial(jax.jit, static_argnums=0)
 def swept(descriptor, R_ij, species_j, mask, params):
-    return jax.vmap(lambda p: descriptor(R_ij, species_j, mask, CENTRE, p))(params)
+    return jax.vmap(lambda p: descriptor(Environment(R_ij, species_j, mask), CENTRE, p))(params)
 
 
 class LearnedContract:
@@ -432,8 +434,8 @@ class LearnedContract:
         for dtype, other in ((jnp.float32, jnp.float64), (jnp.float64, jnp.float32)):
             params = descriptor.parameters(other)
             assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(other)}
-            env = R.astype(dtype), species, mask, jnp.int32(CENTRE), params
-            found = jax.eval_shape(descriptor, *env)
+            env = Environment(R.astype(dtype), species, mask)
+            found = jax.eval_shape(descriptor, env, jnp.int32(CENTRE), params)
             assert found.dtype == dtype
 
     def test_what_is_learned_cannot_be_reduced_or_shared(self, descriptor):

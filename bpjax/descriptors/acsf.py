@@ -43,6 +43,7 @@ from bpjax.descriptors.cutoffs import Cutoff
 from bpjax.descriptors.lane_functions import ALL, AngularFunction, block_features
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
+from bpjax.system import Environment
 
 LARGEST_MOMENT = 16
 """Highest zeta for which moments can be asked."""
@@ -207,9 +208,7 @@ class ACSF:
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int | None = None,
         params: dict | None = None,
     ) -> Float[Array, " D"]:
@@ -217,31 +216,29 @@ class ACSF:
 
         `params` are learned values as of `parameters`; without them those of the options hold.
         """
-        return self.chosen(tuple(range(self.size)), R_ij, species_j, mask, params=params)
+        return self.chosen(tuple(range(self.size)), env, params=params)
 
     def chosen(
         self,
         indices: tuple[int, ...],
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int | None = None,
         params: dict | None = None,
     ) -> Float[Array, " F"]:
         """Only the features of these indices, each index once; see `bpjax.descriptors.reduced.Chosen`."""
         if params is not None:
             check_shapes(params, self._parts, self._learned)
-        R_ij = sanitised(R_ij, mask)
+        R_ij = sanitised(env.R_ij, env.mask)
         r_ij = norm(R_ij)
-        f_c = jnp.where(mask, self.cutoff_function(r_ij), 0)
+        f_c = jnp.where(env.mask, self.cutoff_function(r_ij), 0)
         table = np.eye(len(self.elements)) if self.weights is None else np.array(self.weights)[:, None]
-        env = _Environment(R_ij, r_ij, f_c, jnp.asarray(table, R_ij.dtype)[species_j], mask, params or {})
+        seen = _Seen(R_ij, r_ij, f_c, jnp.asarray(table, R_ij.dtype)[env.species_j], env.mask, params or {})
         kernels = {"g1": self._radial, "g2": self._radial, "g3": self._radial, "g4": self._narrow, "g5": self._wide}
         parts, order = [], []
         for kind, kernel in kernels.items():
             own = [n for n in range(len(indices)) if self._layout[indices[n]][0] == kind]
             if own:
-                parts.append(kernel(kind, env, [self._layout[indices[n]][1:] for n in own]))
+                parts.append(kernel(kind, seen, [self._layout[indices[n]][1:] for n in own]))
                 order += own
         return pick(jnp.concatenate(parts), np.argsort(order))
 
@@ -267,19 +264,16 @@ class ACSF:
 
     def in_lanes(
         self,
-        R_ij: Float[Array, "B K 3"],
-        species_j: Int[Array, "B K"],
-        mask: Bool[Array, "B K"],
+        env: Environment,
         species_i: int,
         indices: tuple[int, ...] | None = None,
     ) -> Float[Array, "B F"]:
         """Features of a block of centres, or those of these indices; see `bpjax.descriptors.base.Descriptor`."""
         indices = tuple(range(self.size)) if indices is None else indices
         functions = [self._lane_functions[n] for n in indices]
-        env = (R_ij, species_j, mask, species_i)
-        return block_features(self.chosen, indices, functions, self.weights or (), 1.0, *env)
+        return block_features(self.chosen, indices, functions, self.weights or (), 1.0, env, species_i)
 
-    def _radial(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+    def _radial(self, kind: str, env: "_Seen", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         functions, channels = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
         c = env.c if len(channels) == self.channels else env.c[:, np.array(channels, np.int32)]
         numbers = np.array(functions)  # no two functions of these kinds have the same radial part
@@ -291,12 +285,12 @@ class ACSF:
             G = g3(env.r_ij, env.f_c, c, *self._values(kind, numbers, env))
         return pick(G, np.array([functions.index(f) * len(channels) + channels.index(s) for f, s in wanted]))
 
-    def _values(self, kind: str, numbers: np.ndarray, env: "_Environment") -> list[Float[Array, " Q"]]:
+    def _values(self, kind: str, numbers: np.ndarray, env: "_Seen") -> list[Float[Array, " Q"]]:
         """Parameters of some radial parts: eta and r_s, or kappa."""
         learned, dtype = env.learned.get(kind, {}), env.r_ij.dtype
         return [values(self._parts[kind], name, numbers, learned, dtype) for name in LEARNABLE[kind]]
 
-    def _narrow(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+    def _narrow(self, kind: str, env: "_Seen", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         others = distinct(env.mask)
         R_jk = sanitised(env.R_ij[None, :, :] - env.R_ij[:, None, :], others)
         r_jk = norm(R_jk)
@@ -322,7 +316,7 @@ class ACSF:
         largest = {"moments": LARGEST_MOMENT, "auto": MOMENTS_PAY, "pairs": 0}[self.wide]
         return _has_moments(p) and p.zeta <= largest
 
-    def _wide(self, kind: str, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+    def _wide(self, kind: str, env: "_Seen", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         through_moments = np.array([self._through_moments(self.g5[f]) for f, _ in wanted])
         parts, order = [], []
         for moments, kernel in ((True, self._through_harmonics), (False, self._wide_pairs)):
@@ -332,7 +326,7 @@ class ACSF:
                 order += own.tolist()
         return pick(jnp.concatenate(parts), np.argsort(order))
 
-    def _through_harmonics(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+    def _through_harmonics(self, env: "_Seen", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         """Moments cost as much as their radial parts and channels; the shapes that are made of them are almost free."""
         functions, numbers = (sorted(set(numbers)) for numbers in zip(*wanted, strict=True))
         radial, shapes = self._parts["g5"].numbers, _shapes(self.g5)
@@ -343,7 +337,7 @@ class ACSF:
         f, t = np.array([(functions.index(f), numbers.index(t)) for f, t in wanted]).T
         return pick(G, np.ravel_multi_index((parts.q[f], parts.a[f], t), G.shape))
 
-    def _wide_pairs(self, env: "_Environment", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
+    def _wide_pairs(self, env: "_Seen", wanted: list[tuple[int, int]]) -> Float[Array, " F"]:
         others, cos_jk = distinct(env.mask), cosines(env.R_ij, env.r_ij)
 
         def evaluate(block: Block):
@@ -354,7 +348,7 @@ class ACSF:
         return in_blocks(self._parts["g5"].numbers, _shapes(self.g5), wanted, evaluate)
 
 
-class _Environment(NamedTuple):
+class _Seen(NamedTuple):
     """One environment, sanitised, with what every function needs: cutoff values, weights in the channels, learned parameters."""
 
     R_ij: Float[Array, "K 3"]

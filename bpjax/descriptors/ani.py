@@ -35,6 +35,7 @@ from bpjax.descriptors.cutoffs import Cutoff
 from bpjax.descriptors.lanes import capacity, packed, packing
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
+from bpjax.system import Environment
 
 SHRINK = 0.95
 """Factor of the cosine of an angle."""
@@ -191,13 +192,11 @@ class ANI:
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int | None = None,
     ) -> Float[Array, " D"]:
         """Features of one environment, the same functions for every centre; see `bpjax.descriptors.base.Descriptor`."""
-        return jnp.concatenate([part(R_ij, species_j, mask) for part in (self._radial, self._angular)])
+        return jnp.concatenate([part(env) for part in (self._radial, self._angular)])
 
     has_lanes = True
     """Whether `in_lanes` is faster than one environment after the other."""
@@ -207,9 +206,7 @@ class ANI:
 
     def in_lanes(
         self,
-        R_ij: Float[Array, "B K 3"],
-        species_j: Int[Array, "B K"],
-        mask: Bool[Array, "B K"],
+        env: Environment,
         species_i: int,
         indices: tuple[int, ...] | None = None,
     ) -> Float[Array, "B F"]:
@@ -218,9 +215,9 @@ class ANI:
         Most neighbours are beyond the angular cutoff. Here the others are moved to the first slots, and the pairs are those of no
         more slots than some centres need together.
         """
-        radial = jax.vmap(self._radial)(R_ij, species_j, mask)
-        R = sanitised(R_ij, mask).transpose(2, 1, 0)
-        near = packing((mask & (norm(R_ij) < self.angular_cutoff)).T)
+        radial = jax.vmap(self._radial)(env)
+        R = sanitised(env.R_ij, env.mask).transpose(2, 1, 0)
+        near = packing((env.mask & (norm(env.R_ij) < self.angular_cutoff)).T)
         C, B = near.slot.shape
         few = min(B, max(1, TOGETHER // self.working_set(self._capacities(C)[0])))
         groups = -(-B // few)
@@ -230,7 +227,7 @@ class ANI:
             x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, groups * few - B)], mode="edge")
             return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, few), (-2, -1), (0, 1))
 
-        own = packed(near, R), packed(near, species_j.T), ~near.free
+        own = packed(near, R), packed(near, env.species_j.T), ~near.free
         angular = jax.lax.map(lambda one: _of_near(self, *one), tuple(map(grouped, own)))
         G = jnp.concatenate([radial, angular.reshape(groups * few, -1)[:B]], axis=1)
         return G if indices is None else G[:, np.array(indices, np.int32)]
@@ -240,20 +237,21 @@ class ANI:
         share = slots * (self.angular_cutoff / self.radial_cutoff) ** 3
         return sorted({min(capacity(math.ceil(room * share)), slots) for room in ROOM} | {slots})
 
-    def _radial(self, R_ij, species_j, mask) -> Float[Array, " F"]:
-        r_ij = norm(sanitised(R_ij, mask))
+    def _radial(self, env: Environment) -> Float[Array, " F"]:
+        species_j, mask = env.species_j, env.mask
+        r_ij = norm(sanitised(env.R_ij, mask))
         f_c = jnp.where(mask, Cutoff(self.radial_cutoff, self.cutoff_kind)(r_ij), 0)
         eta, r_s = _table(r_ij.dtype, self.radial_eta, self.radial_shifts)
         values = radial_weights(r_ij, f_c, eta, r_s) / 4
         return channel_sums(values, jnp.where(mask, species_j, 0), len(self.elements)).reshape(-1)
 
-    def _angular(self, R_ij, species_j, mask) -> Float[Array, " F"]:
+    def _angular(self, env: Environment) -> Float[Array, " F"]:
         """Angular functions of one environment.
 
         Pairs stand in a list, in the order (0, 1), (0, 2), ..., and functions in the last axis. Measured on a CPU, that and
         sums over the rows of each channel are four times as fast as products with one weight for each channel.
         """
-        R_ij, species_j = sanitised(R_ij, mask), jnp.where(mask, species_j, 0)
+        R_ij, species_j, mask = sanitised(env.R_ij, env.mask), jnp.where(env.mask, env.species_j, 0), env.mask
         r_ij = norm(R_ij)
         u, dtype = R_ij / r_ij[:, None], r_ij.dtype
         j, k = (index.astype(np.int32) for index in np.triu_indices(len(r_ij), 1))
@@ -309,7 +307,7 @@ def _branches(ani: ANI, R, species, real, function: Callable[..., Array]) -> Arr
 
     def with_slots(n: int, R):
         def angular(R):
-            return jax.vmap(ani._angular)(jnp.moveaxis(R, 1, 2)[:, :n], species[:, :n], real[:, :n])
+            return jax.vmap(ani._angular)(Environment(jnp.moveaxis(R, 1, 2)[:, :n], species[:, :n], real[:, :n]))
 
         return function(angular, R)
 

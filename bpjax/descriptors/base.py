@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+from bpjax.system import Environment
 
 
 @runtime_checkable
@@ -16,8 +18,8 @@ class Descriptor(Protocol):
     """Frozen, hashable options that can be called on one environment.
 
     One that has a fast form for CPUs also offers `has_lanes`, whether these options have it, `same_for_all`, whether features do
-    not depend on the element of the centre, and `in_lanes(R_ij (B, K, 3), species_j (B, K), mask (B, K), species_i) -> (B, D)`:
-    the same features, to rounding, of a block of centres of one element, with a first derivative in reverse mode.
+    not depend on the element of the centre, and `in_lanes(env, species_i) -> (B, D)`: the same features, to rounding, of a block
+    of B centres of one element, with a first derivative in reverse mode.
     """
 
     @property
@@ -46,17 +48,14 @@ class Descriptor(Protocol):
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment.
 
         Args:
-          R_ij: pair vectors in A; masked slots hold any nonzero vector.
-          species_j: species index of each neighbour.
-          mask: which slots are real.
+          env: pair vectors in A, (K, 3), of which masked slots hold any nonzero vector; species index of each neighbour; which
+            slots are real.
           species_i: species index of the centre; many descriptors do not depend on it. A plain int, if it is known to the
             compiler, saves the work for other elements.
         """

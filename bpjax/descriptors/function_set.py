@@ -6,7 +6,7 @@ from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bpjax.descriptors import function_kernels as kernels
 from bpjax.descriptors.base import of_species
@@ -18,6 +18,7 @@ from bpjax.descriptors.symmetry import COMPACT, NARROW, RADIAL, SymmetryFunction
 from bpjax.elements import atomic_numbers
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
+from bpjax.system import Environment
 
 
 @register
@@ -93,15 +94,13 @@ class SymmetryFunctions:
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment; see `bpjax.descriptors.base.Descriptor`."""
 
         def features(s: int):
-            values = self._values(self._tables[s], R_ij, species_j, mask)
+            values = self._values(self._tables[s], env)
             return jnp.pad(values, (0, self.size - len(values)))
 
         return of_species(self.elements, features, species_i)
@@ -109,9 +108,7 @@ class SymmetryFunctions:
     def chosen(
         self,
         indices: tuple[int, ...],
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " F"]:
         """Only the features of these indices, each index once; see `bpjax.descriptors.reduced.Chosen`."""
@@ -119,9 +116,9 @@ class SymmetryFunctions:
         def features(s: int):
             there = [n for n, index in enumerate(indices) if index < len(self.functions[s])]
             if not there:
-                return jnp.zeros(len(indices), R_ij.dtype)
+                return jnp.zeros(len(indices), env.R_ij.dtype)
             functions = [self.functions[s][indices[n]] for n in there]
-            values = self._values(tables(functions, self.elements), R_ij, species_j, mask)
+            values = self._values(tables(functions, self.elements), env)
             if len(there) == len(indices):
                 return values
             return jnp.zeros(len(indices), values.dtype).at[np.array(there, np.int32)].set(values)
@@ -151,9 +148,7 @@ class SymmetryFunctions:
 
     def in_lanes(
         self,
-        R_ij: Float[Array, "B K 3"],
-        species_j: Int[Array, "B K"],
-        mask: Bool[Array, "B K"],
+        env: Environment,
         species_i: int,
         indices: tuple[int, ...] | None = None,
     ) -> Float[Array, "B F"]:
@@ -162,14 +157,13 @@ class SymmetryFunctions:
         indices = tuple(range(self.size)) if indices is None else indices
         functions = [self._lane_functions[species_i][n] if n < own else None for n in indices]
         weights = atomic_numbers(self.elements).astype(float).tolist()
-        env = (R_ij, species_j, mask, species_i)
-        return block_features(self.chosen, indices, functions, weights, self.unit, *env)
+        return block_features(self.chosen, indices, functions, weights, self.unit, env, species_i)
 
-    def _values(self, functions: tuple, R_ij, species_j, mask) -> Float[Array, " F"]:
+    def _values(self, functions: tuple, env: Environment) -> Float[Array, " F"]:
         """Values of the functions of some tables, in the order in which they were listed."""
-        env = _Environment(self, sanitised(R_ij / self.unit, mask), species_j, mask)
+        seen = _Seen(self, env)
         families, where = functions
-        values = [v.reshape(-1) for table in families for v in env.values(table)]
+        values = [v.reshape(-1) for table in families for v in seen.values(table)]
         return jnp.concatenate(values)[where]
 
     def subset(self, indices: Sequence[Sequence[int]]) -> "SymmetryFunctions":
@@ -190,15 +184,16 @@ class SymmetryFunctions:
         return replace(self, functions=tuple(tuple(own[n] for n in kept) for own, kept in lists))
 
 
-class _Environment:
+class _Seen:
     """One environment with what several families need of it; lengths in the unit of the functions."""
 
-    def __init__(self, options: SymmetryFunctions, R_ij, species_j, mask):
-        self.options, self.mask, self.R_ij, self.r_ij = options, mask, R_ij, norm(R_ij)
+    def __init__(self, options: SymmetryFunctions, env: Environment):
+        R_ij = sanitised(env.R_ij / options.unit, env.mask)
+        self.options, self.mask, self.R_ij, self.r_ij = options, env.mask, R_ij, norm(R_ij)
         self.dtype, self.blocks = R_ij.dtype, pair_blocks(max(len(R_ij), 1))
-        species = jnp.arange(len(options.elements), dtype=species_j.dtype)
-        self.of_element = (species_j[None, :] == species[:, None]).astype(self.dtype)
-        self.Z_j = jnp.asarray(atomic_numbers(options.elements), self.dtype)[species_j]
+        species = jnp.arange(len(options.elements), dtype=env.species_j.dtype)
+        self.of_element = (env.species_j[None, :] == species[:, None]).astype(self.dtype)
+        self.Z_j = jnp.asarray(atomic_numbers(options.elements), self.dtype)[env.species_j]
 
     @cached_property
     def pairs(self):

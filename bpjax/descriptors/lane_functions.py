@@ -16,6 +16,7 @@ from bpjax.descriptors.cutoffs import Cutoff
 from bpjax.descriptors.lane_sums import Product, pair_sums
 from bpjax.descriptors.lanes import Packing, packed, packing
 from bpjax.geometry import sanitised
+from bpjax.system import Environment
 
 ALL = -1
 """Channel of all neighbours, each with the weight of its element."""
@@ -161,9 +162,7 @@ def block_features(
     functions: Sequence[AngularFunction | None],
     weights: Sequence[float],
     unit: float,
-    R_ij: Float[Array, "B K 3"],
-    species_j: Int[Array, "B K"],
-    mask: Bool[Array, "B K"],
+    env: Environment,
     species_i: int,
 ) -> Float[Array, "B F"]:
     """Features of a block of centres of one element.
@@ -174,9 +173,7 @@ def block_features(
       functions: for each of them its function, or None for one that is evaluated centre by centre.
       weights: of each element in the channel `ALL`.
       unit: length unit of the functions, in A.
-      R_ij: pair vectors in A.
-      species_j: species of the neighbours.
-      mask: which slots are real.
+      env: of all centres: pair vectors in A (B, K, 3), species of the neighbours, which slots are real.
       species_i: species of the centres.
     """
     angular: list[Any] = [f for f in functions if f is not None]
@@ -184,11 +181,11 @@ def block_features(
     order = [n for n, f in enumerate(functions) if f is not None] + rest
     parts = []
     if angular:
-        R = sanitised(R_ij / unit, mask).transpose(2, 1, 0)
-        parts.append(angular_values(tuple(angular), weights, R, species_j.T, mask.T).T)
+        R = sanitised(env.R_ij / unit, env.mask).transpose(2, 1, 0)
+        parts.append(angular_values(tuple(angular), weights, R, env.species_j.T, env.mask.T).T)
     if rest:
         others = tuple(indices[n] for n in rest)
-        parts.append(jax.vmap(lambda *env: chosen(others, *env, species_i))(R_ij, species_j, mask))
+        parts.append(jax.vmap(lambda one: chosen(others, one, species_i))(env))
     G = jnp.concatenate(parts, axis=1)
     back = np.argsort(order)
     return G if np.array_equal(back, np.arange(len(order))) else G[:, back.astype(np.int32)]

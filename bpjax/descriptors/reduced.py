@@ -3,7 +3,7 @@ r"""Descriptors made of others: `Chosen`, some of the features; `Projected`, lin
 Both are descriptors in their own right: they are trained with, saved and run like any other. `choose_features` makes them from
 the features of a data set.
 
-A descriptor may have a method ``chosen(indices, R_ij, species_j, mask, species_i) -> (F,)`` that computes the features of these
+A descriptor may have a method ``chosen(indices, env, species_i) -> (F,)`` that computes the features of these
 indices (a tuple of distinct ints, in any order) and nothing that they do not need; `Chosen` calls it. Without this method all
 features are computed and the wanted ones picked.
 """
@@ -16,12 +16,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bpjax.descriptors import selection
 from bpjax.descriptors.base import Descriptor, parameters_of
 from bpjax.descriptors.function_set import SymmetryFunctions
 from bpjax.spec import register
+from bpjax.system import Environment
 
 LARGEST_PROJECTION = 1_000_000
 """Most numbers in a projection: it is stored as text in the model file, and is a constant of the compiled program."""
@@ -117,25 +118,21 @@ class Chosen(_Wrapper):
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment; see `bpjax.descriptors.base.Descriptor`."""
-        return _features(self.descriptor, self.indices, R_ij, species_j, mask, species_i)
+        return _features(self.descriptor, self.indices, env, species_i)
 
     def chosen(
         self,
         indices: tuple[int, ...],
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " F"]:
         """Some of the chosen features."""
         inside = tuple(self.indices[n] for n in indices)
-        return _features(self.descriptor, inside, R_ij, species_j, mask, species_i)
+        return _features(self.descriptor, inside, env, species_i)
 
     @property
     def has_lanes(self) -> bool:
@@ -149,22 +146,20 @@ class Chosen(_Wrapper):
 
     def in_lanes(
         self,
-        R_ij: Float[Array, "B K 3"],
-        species_j: Int[Array, "B K"],
-        mask: Bool[Array, "B K"],
+        env: Environment,
         species_i: int,
         indices: tuple[int, ...] | None = None,
     ) -> Float[Array, "B F"]:
         """Chosen features, or some of them, of a block of centres; see `bpjax.descriptors.base.Descriptor`."""
         inside: Any = self.descriptor
         own = self.indices if indices is None else tuple(self.indices[n] for n in indices)
-        return inside.in_lanes(R_ij, species_j, mask, species_i, own)
+        return inside.in_lanes(env, species_i, own)
 
 
-def _features(descriptor: Any, indices: tuple[int, ...], R_ij, species_j, mask, species_i) -> Float[Array, " F"]:
+def _features(descriptor: Any, indices: tuple[int, ...], env, species_i) -> Float[Array, " F"]:
     if hasattr(descriptor, "chosen"):
-        return descriptor.chosen(indices, R_ij, species_j, mask, species_i)
-    return descriptor(R_ij, species_j, mask, species_i)[np.array(indices, np.int32)]
+        return descriptor.chosen(indices, env, species_i)
+    return descriptor(env, species_i)[np.array(indices, np.int32)]
 
 
 @register
@@ -232,25 +227,21 @@ class Projected(_Wrapper):
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " D"]:
         """Features of one environment; see `bpjax.descriptors.base.Descriptor`."""
-        return self.chosen(tuple(range(self.size)), R_ij, species_j, mask, species_i)
+        return self.chosen(tuple(range(self.size)), env, species_i)
 
     def chosen(
         self,
         indices: tuple[int, ...],
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " F"]:
         """Some of the components."""
         mean, W = self._arrays
-        G = self.descriptor(R_ij, species_j, mask, species_i)
+        G = self.descriptor(env, species_i)
         return jnp.asarray(W[list(indices)], G.dtype) @ (G - jnp.asarray(mean, G.dtype))
 
 

@@ -20,7 +20,7 @@ from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bpjax.descriptors import harmonics, soap_kernels
 from bpjax.descriptors.cutoffs import Cutoff
@@ -29,6 +29,7 @@ from bpjax.descriptors.soap_layout import CHANNELS, CONVENTIONS, Columns, Produc
 from bpjax.elements import atomic_numbers, covalent_radii
 from bpjax.geometry import norm, sanitised
 from bpjax.spec import register
+from bpjax.system import Environment
 
 MOST_RADIAL, MOST_DEGREE = 30, 20
 """Largest n_max and l_max."""
@@ -269,15 +270,13 @@ class SOAP:
 
     def __call__(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
         params: dict | None = None,
     ) -> Float[Array, " D"]:
         """Features of one environment; see `bpjax.descriptors.base.Descriptor`. `params` are learned weights."""
         weights = None if params is None else params["species_weights"]
-        return self._spectrum(self._expansion(R_ij, species_j, mask, species_i, weights), self._products)
+        return self._spectrum(self._expansion(env, species_i, weights), self._products)
 
     def parameters(self, dtype) -> dict:
         """What training changes, see `bpjax.descriptors.base.parameters_of`: with `learn_weights` the (C, S) species weights."""
@@ -286,23 +285,19 @@ class SOAP:
     def chosen(
         self,
         indices: tuple[int, ...],
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
     ) -> Float[Array, " d"]:
         """Features with these numbers; products that none of them needs are not computed."""
         rows = Columns(*(column[list(indices)] for column in self._columns))
         return self._spectrum(
-            self._expansion(R_ij, species_j, mask, species_i, l_max=int(rows.l.max())),
+            self._expansion(env, species_i, l_max=int(rows.l.max())),
             products(rows, self._mixture.shape[1], self.n_max),
         )
 
     def coefficients(
         self,
-        R_ij: Float[Array, "K 3"],
-        species_j: Int[Array, " K"],
-        mask: Bool[Array, " K"],
+        env: Environment,
         species_i: Int[Array, ""] | int,
         species_weights: Float[Array, "C S"] | None = None,
     ) -> Float[Array, "C n M"]:
@@ -310,26 +305,26 @@ class SOAP:
 
         `species_weights` stand for those of the options: traced values, which can be differentiated and learned.
         """
-        return jnp.concatenate(self._expansion(R_ij, species_j, mask, species_i, species_weights), axis=-1)
+        return jnp.concatenate(self._expansion(env, species_i, species_weights), axis=-1)
 
     def power_spectrum(self, coefficients: Float[Array, "C n M"]) -> Float[Array, " D"]:
         """Features from expansion coefficients, such as their mean over the atoms of a structure."""
         c = [coefficients[:, :, l * l : (l + 1) ** 2] for l in range(self.l_max + 1)]
         return self._spectrum(c, self._products)
 
-    def _expansion(self, R_ij, species_j, mask, species_i, species_weights=None, l_max=None) -> list[Array]:
+    def _expansion(self, env: Environment, species_i, species_weights=None, l_max=None) -> list[Array]:
         """Coefficients of each degree, (C, n, 2l + 1)."""
-        dtype, l_max = R_ij.dtype, self.l_max if l_max is None else l_max
-        R_ij = sanitised(R_ij, mask)
+        dtype, l_max = env.R_ij.dtype, self.l_max if l_max is None else l_max
+        R_ij = sanitised(env.R_ij, env.mask)
         r_ij = norm(R_ij)
-        inside = mask & (r_ij < self.cutoff)  # beyond, the polynomials grow without bound
+        inside = env.mask & (r_ij < self.cutoff)  # beyond, the polynomials grow without bound
         r = jnp.where(inside, r_ij, self.cutoff / 2)
         f = self.cutoff_function(r) * (1.0 if self.weighting is None else self.weighting(r))
         mixture = jnp.asarray(self._mixture, dtype) if species_weights is None else species_weights.T.astype(dtype)
         series = self._series(dtype, l_max)
         T = soap_kernels.chebyshev(r * (2 / self._table.reach) - 1, len(series))
         Y = harmonics.racah(R_ij / r_ij[:, None], l_max)
-        w = mixture[species_j] * jnp.where(inside, f, 0)[:, None]
+        w = mixture[env.species_j] * jnp.where(inside, f, 0)[:, None]
         c = soap_kernels.expansion(T, Y, w, jnp.asarray(series, dtype))
         centre = jnp.asarray(self._centre, dtype)
         return [c[0] + mixture[species_i][:, None, None] * centre[None, :, None], *c[1:]]

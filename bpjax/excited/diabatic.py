@@ -142,7 +142,7 @@ class StateModel(ABC):
         for s, rows in enumerate(self.rows):
             if len(rows):
                 own = jax.tree.map(lambda a, rows=rows: a[rows], env)
-                G = G.at[rows].set(jax.vmap(lambda e, s=s: self.descriptor(e.R_ij, e.species_j, e.mask, s))(own))
+                G = G.at[rows].set(jax.vmap(lambda e, s=s: self.descriptor(e, s))(own))
         return G
 
     def factor_values(self, R: Float[Array, "N 3"]) -> Float[Array, " F"]:

@@ -63,7 +63,7 @@ def pair_jacobian(descriptor: Descriptor, species_i, env: Environment) -> PairJa
     """Features of one environment and their derivatives with the pair vectors."""
 
     def features(R_ij):
-        return descriptor(R_ij, env.species_j, env.mask, species_i)
+        return descriptor(env._replace(R_ij=R_ij), species_i)
 
     forward = env.R_ij.size < descriptor.size  # the fewer of inputs and outputs
     J = (jax.jacfwd if forward else jax.jacrev)(features)(env.R_ij)
@@ -201,7 +201,7 @@ def _inner_average(descriptor: Any, system: System, neighbors: Neighbors) -> Flo
     env, species = environments(system, neighbors), jnp.asarray(system.species)
 
     def one(species_i, env):
-        return descriptor.coefficients(*env, species_i)
+        return descriptor.coefficients(env, species_i)
 
     real, block = real_atoms(system), block_size(descriptor, env.mask.shape[1])
     with jax.default_matmul_precision("highest"):

@@ -146,8 +146,8 @@ def environment_features(
 ) -> Float[Array, " D"]:
     """Features of one environment, with what the descriptor has learned in a model."""
     if "descriptor" not in params:
-        return descriptor(*env, species_i)
-    return descriptor(*env, species_i, params["descriptor"])  # pyright: ignore[reportCallIssue]
+        return descriptor(env, species_i)
+    return descriptor(env, species_i, params["descriptor"])  # pyright: ignore[reportCallIssue]
 
 
 def features_alone(model: Potential, params: Params, species: int) -> Float[Array, " D"]:
@@ -327,7 +327,7 @@ def block_in_lanes(
         return jax.vmap(jax.value_and_grad(partial(_from_features, model, params, watch, s), has_aux=True))
 
     def evaluate(s, networks, env):
-        G, pull = jax.vjp(lambda R_ij: descriptor.in_lanes(R_ij, env.species_j, env.mask, s), env.R_ij)
+        G, pull = jax.vjp(lambda R_ij: descriptor.in_lanes(env._replace(R_ij=R_ij), s), env.R_ij)
         (E_i, rest), dG = networks(G)
         return LocalEnergies(E_i, *pull(dG), *rest)
 

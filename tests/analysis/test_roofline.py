@@ -5,6 +5,7 @@ import pytest
 
 from bpjax.analysis.roofline import Peaks, Work, measured_peaks, narrow, neighbours, powers, radial, work_of
 from bpjax.descriptors import ACSF, SOAP, Angular, Radial
+from bpjax.system import Environment
 
 G2 = tuple(Radial(4.0, r) for r in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0))
 ANGULAR = tuple(Angular(e, z, s) for e in (0.01, 0.05, 0.2) for z in (1.0, 2.0, 3.0, 4.0) for s in (1.0, -1.0))
@@ -24,7 +25,7 @@ def compiled(descriptor, K):
     weights = jnp.asarray(random.normal(size=descriptor.size))
 
     def energy(R):
-        return descriptor(R, jnp.zeros(K, jnp.int32), jnp.ones(K, bool), 0) @ weights
+        return descriptor(Environment(R, jnp.zeros(K, jnp.int32), jnp.ones(K, bool)), 0) @ weights
 
     cost = jax.jit(jax.value_and_grad(energy)).lower(jnp.asarray(R)).compile().cost_analysis()
     return cost["flops"], cost["transcendentals"]

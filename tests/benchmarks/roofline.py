@@ -27,7 +27,7 @@ from bpjax.neighbors import neighbor_list
 from bpjax.networks import MLP
 from bpjax.potential import Potential, init
 from bpjax.potential.energy import local_energies
-from bpjax.system import system_from_arrays
+from bpjax.system import Environment, system_from_arrays
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from structures import G2, L_MAX, N_MAX, NARROW, RADIUS, SIGMA, silicon
@@ -60,7 +60,7 @@ def compiled_operations(descriptor, K: int) -> float:
     R *= (RADIUS * 0.8 / np.linalg.norm(R, axis=1))[:, None]
 
     def energy(R):
-        return descriptor(R, np.zeros(K, np.int32), np.ones(K, bool), 0).sum()
+        return descriptor(Environment(R, np.zeros(K, np.int32), np.ones(K, bool)), 0).sum()
 
     return jax.jit(jax.value_and_grad(energy)).lower(R).compile().cost_analysis()["flops"]
 

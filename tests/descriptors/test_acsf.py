@@ -10,6 +10,7 @@ import pytest
 
 from bpjax.descriptors import ACSF, harmonics
 from bpjax.descriptors.acsf import LARGEST_MOMENT, Angular, Radial, angular_powers, g5_moments, g5_pairs
+from bpjax.system import Environment
 from tests.contracts import DescriptorContract, environment
 
 EXAMPLES = {
@@ -70,7 +71,7 @@ MORE = EXAMPLES | {
 
 @partial(jax.jit, static_argnums=0)
 def features(options, R_ij, species_j, mask):
-    return options(R_ij, species_j, mask)
+    return options(Environment(R_ij, species_j, mask))
 
 
 class TestACSF(DescriptorContract):
@@ -223,7 +224,7 @@ def test_g5_through_moments_and_pairs_in_the_descriptor(weights, strict_promotio
         return
 
     def gradient(options):
-        return jax.jit(jax.grad(lambda R: jnp.sum(options(R, *env[1:]))))(env[0])
+        return jax.jit(jax.grad(lambda R: jnp.sum(options(Environment(R, *env[1:])))))(env[0])
 
     np.testing.assert_allclose(gradient(one), gradient(other), rtol=0, atol=1e-11 * np.abs(gradient(other)).max())
 

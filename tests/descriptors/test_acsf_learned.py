@@ -12,7 +12,7 @@ from bpjax.descriptors import ACSF, Angular, Chosen, DefaultACSF, Radial
 from bpjax.descriptors.reduced import choose_features
 from bpjax.potential import Potential, energy, init
 from bpjax.spec import from_spec, to_spec
-from bpjax.system import Neighbors, System
+from bpjax.system import Environment, Neighbors, System
 from tests.contracts import LearnedContract, environment
 from tests.descriptors.test_acsf import MORE, naive
 
@@ -47,8 +47,7 @@ EXAMPLES = {"radial": RADIAL, "narrow": NARROW, "wide": WIDE, "weighted": WEIGHT
 
 @partial(jax.jit, static_argnums=0)
 def features(options, env, params=None):
-    R_ij, species_j, mask = env
-    return options(R_ij, species_j, mask, 0, params)
+    return options(Environment(*env), 0, params)
 
 
 def moved(options, seed=0):
@@ -213,11 +212,11 @@ def test_arrays_that_do_not_fit_are_refused():
     }
     for arrays in wrong.values():
         with pytest.raises(ValueError, match="ACSF params"):
-            RADIAL(*env, 0, arrays)
+            RADIAL(Environment(*env), 0, arrays)
         with pytest.raises(ValueError, match="ACSF params"):
             RADIAL.with_parameters(arrays)
     with pytest.raises(ValueError, match="ACSF params"):
-        replace(RADIAL, learn=False)(*env, 0, params)
+        replace(RADIAL, learn=False)(Environment(*env), 0, params)
     broken = {**params, "g2": {**params["g2"], "r_s": np.array([0.0, np.nan])}}
     with pytest.raises(ValueError, match="r_s"):
         RADIAL.with_parameters(broken)
@@ -232,5 +231,6 @@ def test_what_is_learned_cannot_be_thinned_out():
         choose_features(RADIAL, G, 3)
     fixed = RADIAL.with_parameters(RADIAL.parameters(jnp.float64))
     np.testing.assert_allclose(
-        jax.jit(partial(Chosen(fixed, (0, 5, 2)), species_i=0))(*env), features(fixed, env)[np.array([0, 5, 2])]
+        jax.jit(partial(Chosen(fixed, (0, 5, 2)), species_i=0))(Environment(*env)),
+        features(fixed, env)[np.array([0, 5, 2])],
     )

@@ -160,7 +160,7 @@ def test_published_constants(shared, name):
 @partial(jax.jit, static_argnums=0)
 def _with_product(descriptor, system, neighbors, cotangent):
     def G(R):
-        return jax.vmap(descriptor)(*environments(system._replace(positions=R), neighbors))
+        return jax.vmap(descriptor)(environments(system._replace(positions=R), neighbors))
 
     values, pullback = jax.vjp(G, system.positions)
     return values, pullback(cotangent)[0]

@@ -12,6 +12,7 @@ from bpjax.descriptors import ACSF, Angular, Radial, SymmetryFunctions
 from bpjax.descriptors import SymmetryFunction as F
 from bpjax.descriptors.function_kernels import angle, angular_powers, compact, integer_powers, pair_sums
 from bpjax.descriptors.symmetry import CORES
+from bpjax.system import Environment
 from tests.contracts import DescriptorContract, environment, features, features_and_gradient
 
 ELEMENTS = ("H", "O")
@@ -137,13 +138,15 @@ def sum_over_pairs(f, R, species):
 @pytest.mark.parametrize("name", SETS)
 def test_formulas(name):
     descriptor = SETS[name]
-    R, species, mask = environment(descriptor)
+    env = Environment(*environment(descriptor))
     for central in (0, 1):
-        found = jax.jit(descriptor)(R, species, mask, jnp.asarray(central))
-        known = jax.jit(descriptor, static_argnums=3)(R, species, mask, central)
+        found = jax.jit(descriptor)(env, jnp.asarray(central))
+        known = jax.jit(descriptor, static_argnums=1)(env, central)
         np.testing.assert_array_equal(found, known)
         functions = descriptor.functions[central]
-        expected = [sum_over_pairs(f, np.asarray(R) / descriptor.unit, np.asarray(species)) for f in functions]
+        expected = [
+            sum_over_pairs(f, np.asarray(env.R_ij) / descriptor.unit, np.asarray(env.species_j)) for f in functions
+        ]
         np.testing.assert_allclose(found[: len(functions)], expected, rtol=1e-11, atol=1e-13)
         np.testing.assert_array_equal(found[len(functions) :], 0.0)
 
@@ -193,7 +196,7 @@ def test_number_of_functions_does_not_change_the_program():
         ]
         descriptor = SymmetryFunctions(("H", "O"), (tuple(functions),) * 2)
         R, species, mask = environment(descriptor)
-        jaxpr = jax.make_jaxpr(lambda R: jax.grad(lambda R: descriptor(R, species, mask, 0).sum())(R))(R)
+        jaxpr = jax.make_jaxpr(lambda R: jax.grad(lambda R: descriptor(Environment(R, species, mask), 0).sum())(R))(R)
         return str(jaxpr).count(" = ")
 
     assert operations(400) == operations(40)

@@ -116,10 +116,10 @@ def test_ani_with_any_number_of_near_neighbours():
     weights = jnp.asarray(rng.normal(size=(7, ani.size)))
 
     def plain(R, species, mask):
-        return jnp.sum(jax.vmap(ani)(R, species, mask) * weights)
+        return jnp.sum(jax.vmap(ani)(Environment(R, species, mask)) * weights)
 
     def fast(R, species, mask):
-        return jnp.sum(ani.in_lanes(R, species, mask, 0) * weights)
+        return jnp.sum(ani.in_lanes(Environment(R, species, mask), 0) * weights)
 
     plain, fast = (jax.jit(jax.value_and_grad(f)) for f in (plain, fast))
     for near in (0, 1, 9, 14, 40):

@@ -16,6 +16,7 @@ from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, energy, init
 from bpjax.potential.store import load, save
 from bpjax.spec import from_spec, to_spec
+from bpjax.system import Environment
 from tests.contracts import DescriptorContract, environment
 from tests.potential.model import prepared
 from tests.small_model import crystal
@@ -72,8 +73,8 @@ class Sealed:
         self.elements, self.cutoff, self.size, self.labels = inside.elements, inside.cutoff, inside.size, inside.labels
         self.inside, self.working_set = inside, inside.working_set
 
-    def __call__(self, R_ij, species_j, mask, species_i):
-        return self.inside(R_ij, species_j, mask, species_i)
+    def __call__(self, env, species_i):
+        return self.inside(env, species_i)
 
 
 WHOLE = {
@@ -90,12 +91,12 @@ WHOLE = {
 def test_chosen_features_are_those_of_the_whole(name, strict_promotion):
     whole, centres = WHOLE[name], range(len(WHOLE[name].elements))
     R, species, mask = environment(whole, 1, farthest=1.2)  # some beyond the cutoff
-    expected = jax.jit(lambda R: jnp.stack([jnp.asarray(whole(R, species, mask, s)) for s in centres]))(R)
+    expected = jax.jit(lambda R: jnp.stack([jnp.asarray(whole(Environment(R, species, mask), s)) for s in centres]))(R)
     random = np.random.default_rng(0)
     for count in {max(1, whole.size // 3), whole.size - 1}:
         indices = tuple(random.permutation(whole.size)[:count].tolist())
         part = Chosen(whole, indices)
-        found = jax.jit(lambda R, part=part: jnp.stack([part(R, species, mask, s) for s in centres]))(R)
+        found = jax.jit(lambda R, part=part: jnp.stack([part(Environment(R, species, mask), s) for s in centres]))(R)
         # The same sums in another order.
         np.testing.assert_allclose(found, expected[:, list(indices)], rtol=0, atol=1e-13 * np.abs(expected).max())
         assert part.labels == tuple(whole.labels[n] for n in indices) and part.size == count
@@ -103,21 +104,21 @@ def test_chosen_features_are_those_of_the_whole(name, strict_promotion):
 
 
 def test_elements_with_fewer_functions_get_zeros():
-    R, species, mask = environment(LISTED)
+    env = Environment(*environment(LISTED))
     part = Chosen(LISTED, (4, 1))
-    hydrogen, oxygen = (jax.jit(part, static_argnums=3)(R, species, mask, s) for s in (0, 1))
-    whole = jax.jit(LISTED, static_argnums=3)(R, species, mask, 1)
+    hydrogen, oxygen = (jax.jit(part, static_argnums=1)(env, s) for s in (0, 1))
+    whole = jax.jit(LISTED, static_argnums=1)(env, 1)
     assert oxygen[0] == 0 and oxygen[1] == pytest.approx(float(whole[1]), rel=1e-13) and (hydrogen != 0).all()
-    traced = jax.jit(part)(R, species, mask, jnp.int32(1))
+    traced = jax.jit(part)(env, jnp.int32(1))
     np.testing.assert_array_equal(traced, oxygen)
-    nothing = jax.jit(Chosen(LISTED, (4, 3)), static_argnums=3)(R, species, mask, 1)
+    nothing = jax.jit(Chosen(LISTED, (4, 3)), static_argnums=1)(env, 1)
     np.testing.assert_array_equal(nothing, 0.0)
 
 
 def flops(descriptor, elements, slots=30):
     def gradient(R):
         species, mask = jnp.arange(slots, dtype=jnp.int32) % elements, jnp.ones(slots, bool)
-        return jax.grad(lambda R: jnp.sum(jnp.sin(descriptor(R, species, mask, 0))))(R)
+        return jax.grad(lambda R: jnp.sum(jnp.sin(descriptor(Environment(R, species, mask), 0))))(R)
 
     return jax.jit(gradient).lower(jnp.ones((slots, 3))).compile().cost_analysis()["flops"]
 
@@ -166,7 +167,7 @@ def matrix(descriptor, atoms=60, seed=0):
     """Features of random environments, with all neighbours up to the cutoff."""
     envs = [environment(descriptor, seed + n) for n in range(atoms)]
     R, species, mask = (jnp.stack(a) for a in zip(*envs, strict=True))
-    return np.asarray(jax.jit(jax.vmap(lambda R, s, m: descriptor(R, s, m, 0)))(R, species, mask))
+    return np.asarray(jax.jit(jax.vmap(lambda R, s, m: descriptor(Environment(R, s, m), 0)))(R, species, mask))
 
 
 def test_choose_features():

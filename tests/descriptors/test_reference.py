@@ -30,7 +30,7 @@ def prepared(numbers, positions, cell, pbc, elements, cutoff, atoms=12, slots=No
 
 @partial(jax.jit, static_argnums=0)
 def all_features(descriptor, system: System, neighbors: Neighbors):
-    return jax.vmap(descriptor)(*environments(system, neighbors), system.species)
+    return jax.vmap(descriptor)(environments(system, neighbors), system.species)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,6 +15,7 @@ from bpjax.descriptors.radial import BASES, radial_table
 from bpjax.descriptors.soap_layout import CHANNELS, CONVENTIONS
 from bpjax.errors import UnknownSpeciesError
 from bpjax.potential.describe import describe
+from bpjax.system import Environment
 from tests.contracts import DescriptorContract, environment, features, rotations
 
 TWO = ("O", "H")
@@ -143,7 +144,7 @@ def test_scalar_product_is_the_overlap_of_densities():
 def test_coefficients_are_projections_on_spherical_harmonics():
     options = SOAP(("Si",), 4.0, 3, 4, 0.5, "dscribe", centre=0.0)
     R = np.array([[0.3, -1.2, 1.5]])
-    c = jax.jit(options.coefficients)(jnp.asarray(R), jnp.zeros(1, jnp.int32), jnp.ones(1, bool), 0)
+    c = jax.jit(options.coefficients)(Environment(jnp.asarray(R), jnp.zeros(1, jnp.int32), jnp.ones(1, bool)), 0)
     r = np.linalg.norm(R)
     theta, phi = np.arccos(R[0, 2] / r), np.arctan2(R[0, 1], R[0, 0])
     column = 0
@@ -173,8 +174,8 @@ def test_rotation_up_to_high_degrees(l_max):
 @pytest.mark.slow
 def test_flat_and_straight_environments_are_finite():
     options = SOAP(("Si",), 4.0, 2, 3, 0.5)
-    env = jnp.zeros(7, jnp.int32), jnp.ones(7, bool), 0
-    second = jax.jit(jax.jacfwd(jax.grad(lambda R: options(R, *env).sum())))
+    rest = jnp.zeros(7, jnp.int32), jnp.ones(7, bool)
+    second = jax.jit(jax.jacfwd(jax.grad(lambda R: options(Environment(R, *rest), 0).sum())))
     random = np.random.default_rng(1).uniform(0.8, 2.0, (7, 3))
     for R in (random * [1, 1, 0], random * [0, 0, 1], random * [0, 1, 0]):
         assert np.isfinite(second(jnp.asarray(R))).all()
@@ -210,7 +211,7 @@ def test_species_weights_can_be_learned():
 
     @jax.jit
     def total(weights):
-        return options.power_spectrum(options.coefficients(R, species, mask, 0, weights)).sum()
+        return options.power_spectrum(options.coefficients(Environment(R, species, mask), 0, weights)).sum()
 
     weights = jnp.array([[1.0, 0.5]])
     np.testing.assert_allclose(total(weights), features(options, R, species, mask).sum(), rtol=1e-13)
@@ -241,7 +242,7 @@ def test_chosen_features_are_those_of_all(convention):
     options = SOAP(TWO, 4.0, 3, 4, 0.5, convention, channels="mu1nu1" if convention == "dscribe" else "full")
     R, species, mask = environment(options)
     indices = tuple(int(n) for n in np.random.default_rng(3).permutation(options.size)[:11])
-    found = jax.jit(lambda R: options.chosen(indices, R, species, mask, 0))(R)
+    found = jax.jit(lambda R: options.chosen(indices, Environment(R, species, mask), 0))(R)
     np.testing.assert_allclose(found, features(options, R, species, mask)[jnp.array(indices)], rtol=1e-12)
 
 
@@ -258,8 +259,8 @@ def test_chosen_features_cost_less():
     def cost(f):
         return jax.jit(f).lower(R).compile().cost_analysis()["flops"]
 
-    everything = cost(lambda R: options(R, species, mask, 0))
-    assert cost(lambda R: options.chosen(low, R, species, mask, 0)) < 0.4 * everything
+    everything = cost(lambda R: options(Environment(R, species, mask), 0))
+    assert cost(lambda R: options.chosen(low, Environment(R, species, mask), 0)) < 0.4 * everything
 
 
 # ------------------------------------------------------------------------------------------------- bad input

@@ -36,7 +36,7 @@ def cases():
 
 @partial(jax.jit, static_argnums=0)
 def coefficients(options, system, neighbors):
-    return jax.vmap(options.coefficients)(*environments(system, neighbors), system.species)
+    return jax.vmap(options.coefficients)(environments(system, neighbors), system.species)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,6 +12,7 @@ from bpjax.interop.soap import soap_from_dscribe
 from bpjax.neighbors import pair_list
 from bpjax.potential.describe import all_features, average_features, describe, jacobian
 from bpjax.potential.evaluator import Evaluator
+from bpjax.system import Environment
 from tests.small_model import MODEL, STRUCTURES, crystal, molecule, one_atom, small_params
 
 DESCRIPTOR = MODEL.descriptor
@@ -21,7 +22,7 @@ SLOTS = 200
 
 @jax.jit
 def one_environment(R_ij, species_j, mask, species_i):
-    return DESCRIPTOR(R_ij, species_j, mask, species_i)
+    return DESCRIPTOR(Environment(R_ij, species_j, mask), species_i)
 
 
 def plain(atoms):

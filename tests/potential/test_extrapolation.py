@@ -27,8 +27,8 @@ FRAMES = [crystal(), liquid(), molecule()]
 
 
 @jax.jit
-def descriptor(R_ij, species_j, mask, species_i):
-    return jax.vmap(MODEL.descriptor)(R_ij, species_j, mask, species_i)
+def descriptor(env, species_i):
+    return jax.vmap(MODEL.descriptor)(env, species_i)
 
 
 def plain_features(atoms):
@@ -39,7 +39,7 @@ def plain_features(atoms):
     if neighbors.shift is None:
         neighbors = neighbors._replace(shift=np.zeros((16, 40, 3), np.int32))
     env = environments(system._replace(cell=cell), neighbors)
-    return np.asarray(descriptor(*env, system.species))[: len(atoms)]
+    return np.asarray(descriptor(env, system.species))[: len(atoms)]
 
 
 def with_ranges(params, frames, widen=0.0, dtype=np.float64):

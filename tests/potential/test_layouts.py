@@ -224,7 +224,7 @@ def test_each_species_has_its_own_network(elements):
     symbols = [elements[n % len(elements)] for n in range(6)]
     atoms = ase.Atoms(symbols, random.uniform(0, 3, (6, 3)))
     system, neighbors = prepared(atoms, model=model, capacity=7, slots=8)
-    G = jax.jit(jax.vmap(model.descriptor))(*environments(system, neighbors), jnp.asarray(system.species))
+    G = jax.jit(jax.vmap(model.descriptor))(environments(system, neighbors), jnp.asarray(system.species))
     found = jit_predict(model, params, system, neighbors).atomic_energies
     for i, symbol in enumerate(symbols):
         p = jax.tree.map(np.asarray, params["networks"][symbol])

@@ -15,6 +15,7 @@ from bpjax.interop.n2p2.export import READERS, export_problems
 from bpjax.networks import MLP, PerElement
 from bpjax.networks.elemental import ACTIVATIONS
 from bpjax.potential.energy import Potential, energy_from_features, init
+from bpjax.system import Environment
 from bpjax.units import HARTREE
 from tests.interop.n2p2.example import INPUT, weights, write_example
 
@@ -64,7 +65,7 @@ def environment(seed, neighbors=9):
 
 @partial(jax.jit, static_argnums=0)
 def local_energy(model, params, R_ij, species, i):
-    G = model.descriptor(R_ij, species, jnp.ones(len(species), bool), i)
+    G = model.descriptor(Environment(R_ij, species, jnp.ones(len(species), bool)), i)
     return energy_from_features(model, params, G, i)
 
 

@@ -12,6 +12,7 @@ from bpjax.interop.n2p2 import read_folder, read_potential
 from bpjax.networks import MLP, PerElement
 from bpjax.networks.elemental import ACTIVATIONS, options_of
 from bpjax.potential.energy import energy_from_features
+from bpjax.system import Environment
 from bpjax.units import BOHR, HARTREE
 from tests.interop.n2p2.example import INPUT, weights, write_example
 
@@ -204,7 +205,8 @@ def test_functions_are_those_of_n2p2(shared, case):
     for i, row in enumerate(rows):
         others = np.arange(len(symbols)) != i
         R_ij = jnp.asarray((positions - positions[i])[others])
-        found = model.descriptor(R_ij, jnp.asarray(species[others]), jnp.ones(len(R_ij), bool), jnp.asarray(species[i]))
+        env = Environment(R_ij, jnp.asarray(species[others]), jnp.ones(len(R_ij), bool))
+        found = model.descriptor(env, jnp.asarray(species[i]))
         np.testing.assert_allclose(found[: len(row)], row, rtol=1e-10, atol=1e-12)
 
 

@@ -67,7 +67,7 @@ def reference_case(folder):
     @jax.jit
     def run(system, neighbors):
         env = environments(system, neighbors)
-        G = jax.vmap(model.descriptor)(*env, system.species)
+        G = jax.vmap(model.descriptor)(env, system.species)
         x = jnp.stack([jax.vmap(lambda g, e=e: scaled(params["scaling"][e], g))(G) for e in model.elements], axis=1)
         x = jnp.take_along_axis(x, system.species[:, None, None], axis=1)[:, 0]
         return G, x, predict(model, params, system, neighbors)
@@ -82,7 +82,7 @@ def jacobian(model):
     def column(system, neighbors, direction):
         def G(R):
             env = environments(system._replace(positions=R), neighbors)
-            return jax.vmap(model.descriptor)(*env, system.species)
+            return jax.vmap(model.descriptor)(env, system.species)
 
         return jax.jvp(G, (system.positions,), (direction,))[1]
 
