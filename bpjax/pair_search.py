@@ -189,7 +189,7 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     return cell if pbc.all() else ase.geometry.complete_cell(np.where(pbc[:, None], cell, 0.0))
 
 
-FLAT = 1e-6
+FLAT = 1e-10
 """Volume of unit vectors below which they span none. Cells that mean something, however skewed, are far above it."""
 
 

@@ -13,6 +13,11 @@ import numpy as np
 
 from bpjax.errors import BpjaxError, ConfigError
 
+try:
+    from jax._src import xla_bridge
+except ImportError:  # not public: where it has moved, no child may compute
+    xla_bridge = None
+
 PRECISIONS = ("float32", "float64")
 
 NEAR = 50.0
@@ -28,11 +33,10 @@ def name_of_dtype(dtype: Any) -> str:
     Raises:
       ConfigError: another one.
     """
-    name = dtype
-    if not isinstance(dtype, str):
-        with contextlib.suppress(TypeError):
-            name = np.dtype(dtype).name
-    if dtype is None or name not in PRECISIONS:
+    name = None
+    with contextlib.suppress(TypeError):
+        name = None if dtype is None else np.dtype(dtype).name
+    if name not in PRECISIONS:
         raise ConfigError(f"{dtype!r} is not one of {', '.join(PRECISIONS)}", field="dtype")
     return name
 
@@ -58,8 +62,18 @@ def unrounded(arrays: Any) -> Any:
     return jax.tree.map(kept, arrays)
 
 
-_process: list[int] = []
-"""The process in which JAX was used first."""
+_forked: list[bool] = []
+"""Holds something where this process was forked from one that had used JAX."""
+
+
+def _note_fork() -> None:
+    """In the child: the devices are those that the parent had begun to use, without the threads that serve them."""
+    if xla_bridge is None or xla_bridge.backends_are_initialized():
+        _forked.append(True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def refuse_forked() -> None:
@@ -68,9 +82,7 @@ def refuse_forked() -> None:
     Raises:
       BpjaxError: this is one.
     """
-    if not _process:
-        _process.append(os.getpid())
-    elif _process[0] != os.getpid():
+    if _forked:
         raise BpjaxError(
             "this process was forked from one that had used JAX, whose threads are not in it: start processes by "
             'multiprocessing.get_context("spawn") or "forkserver", or before any model is made'

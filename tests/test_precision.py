@@ -7,6 +7,10 @@ import pytest
 
 from bpjax.descriptors import ANI, SOAP, Chosen, DefaultACSF, ImbalzanoACSF
 from bpjax.dynamics import run_md, run_replicas
+from bpjax.excited.hopping_options import HoppingOptions
+from bpjax.excited.hopping_run import run_hopping
+from bpjax.excited.lvc import pyrazine_3_modes
+from bpjax.excited.models import TullySimple
 from bpjax.excited.states_store import load_states, save_states
 from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
@@ -120,6 +124,23 @@ def test_models_are_read_as_they_were_saved(tmp_path, kind):
     if kind == "potential":
         one, two = switched(lambda: Evaluator(*load(path), "float64").evaluate(crystal()).energy)
         assert one == two
+
+
+@pytest.mark.slow
+def test_hopping():
+    """Amplitudes, the default energy tolerance and with them populations hung on the switch; models of numbers as well."""
+
+    def run():
+        R, v = np.full((20, 1), -4.0), np.full((20, 1), 12 / TullySimple().mass)
+        options = HoppingOptions(timestep_fs=0.5)
+        found = run_hopping(TullySimple(), R, v, [TullySimple().mass], 0, 20, options, interval=20, seed=1)
+        return np.concatenate(
+            [np.ravel(found.state.R), np.ravel(found.records.adiabatic), np.ravel(pyrazine_3_modes().linear)]
+        )
+
+    one, two = switched(run)
+    np.testing.assert_array_equal(one, two)
+    assert one.dtype == np.float64
 
 
 @pytest.mark.slow

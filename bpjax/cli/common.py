@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bpjax.errors import BpjaxError, ConfigError, OutputExistsError
+from bpjax.errors import BpjaxError, ConfigError, ModelFileError, OutputExistsError
 from bpjax.io.atomic import one_file
 
 if TYPE_CHECKING:
@@ -123,11 +123,25 @@ def load_model(path: Path, units: str | None = None) -> tuple[Potential, Params]
     if not path.is_dir():  # the usual case, which needs nothing of n2p2
         from bpjax.potential.store import load
 
-        return load(path)
+        try:
+            return load(path)
+        except ModelFileError as error:
+            if _is_vibronic(path):
+                raise ModelFileError(path, "is a vibronic model of SHARC; bpjax hop takes it") from error
+            raise
     from bpjax.interop import models
 
     with units_option():
         return models.load_model(path, units)
+
+
+def _is_vibronic(path: Path) -> bool:
+    """Whether a file looks like SHARC's ``LVC.template``."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[:200]
+    except (OSError, ValueError):
+        return False
+    return any(line.strip().lower() == "epsilon" for line in lines)
 
 
 def read_frames(

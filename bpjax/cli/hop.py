@@ -24,8 +24,8 @@ RESULTS = (
 )
 """Files in DIR."""
 
-SHARC_GEOMETRY = "geom"
-"""Name by which a start of SHARC is known."""
+SHARC_GEOMETRY, SHARC_VELOCITIES = "geom", "veloc"
+"""Name by which a start of SHARC is known, and of the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -162,17 +162,27 @@ def run(options: Options) -> None:
     """Runs the trajectories and writes what they say."""
     from bpjax.io.lock import only_run
 
-    again = options.overwrite or options.resume
+    again, outputs = options.overwrite or options.resume, [options.output / name for name in RESULTS]
     check_output_folder(options.output, again)
-    check_apart([options.output / name for name in RESULTS], [Path(options.model), Path(options.start)], "is read")
-    use_dtype(options.dtype)
+    check_apart(outputs, [Path(options.model), *_start_files(options.start)], "is read")
+    dtype = _precision(options)
+    use_dtype(dtype)
     use_all_cores()
     # Before anything is read, and until the last result is written: nobody else may take the folder meanwhile.
     with only_run(options.output, again, "use --overwrite to replace it"):
-        _run(options)
+        _run(options, dtype)
 
 
-def _run(options: Options) -> None:
+def _precision(options: Options) -> str:
+    """That of the run to resume, else as asked for."""
+    if not options.resume:
+        return options.dtype
+    from bpjax.excited.hopping_files import precision_of_run
+
+    return precision_of_run(options.output / RESTART)
+
+
+def _run(options: Options, dtype: str) -> None:
     """The trajectories, in a folder that is their own."""
     from bpjax.excited.hopping_files import load_run, save_run
     from bpjax.excited.hopping_run import Hopping
@@ -181,7 +191,8 @@ def _run(options: Options) -> None:
 
     model = find_model(options.model)
     check_apart([options.output / name for name in RESULTS], model.files, "is read")
-    identity = {"model": _fingerprint(options.model, model.files), "start": _start_fingerprint(options.start)}
+    read = [file for file in _start_files(options.start) if file.is_file()]
+    identity = {"model": _fingerprint(options.model, model.files), "start": _fingerprint(options.start, read)}
     if options.resume:
         done: Any = load_run(options.output / RESTART)
         for what, hashed in identity.items():
@@ -189,11 +200,8 @@ def _run(options: Options) -> None:
                 message = f"is of another {what} than {getattr(options, what)} is now; a run resumes as it began"
                 raise BpjaxError(f"{options.output / RESTART}: {message}")
         done.options = replace(done.options, lost=options.lost or done.options.lost)
-        hopping = Hopping(model.model, model.masses, done.options, watch=model.watch)
-        if done.state.R.shape[1:] != (shape := _coordinates(model, done)):
-            raise BpjaxError(
-                f"{options.output / RESTART}: is of coordinates {done.state.R.shape[1:]}, the model of {shape}"
-            )
+        hopping = Hopping(model.model, model.masses, done.options, watch=model.watch, dtype=dtype)
+        _check_fits(options.output / RESTART, done, model)
         interval = done.interval
         if options.steps % interval:
             raise BpjaxError(
@@ -221,20 +229,30 @@ def _fingerprint(word: str, files: Iterable[Path]) -> str:
     return f"sha256:{hashlib.sha256(b''.join(contents)).hexdigest()}" if contents else word
 
 
-def _start_fingerprint(start: str) -> str:
-    """Hash of the file, or of both of SHARC's, where trajectories start."""
-    from bpjax.excited.library import velocities_beside
-
+def _start_files(start: str) -> list[Path]:
+    """The file where trajectories start, or both of SHARC's: geometry and velocities."""
     path = Path(start)
-    both = (path, velocities_beside(path)) if path.name == SHARC_GEOMETRY else (path,)
-    return _fingerprint(start, [file for file in both if file.is_file()])
+    return [path, path.with_name(SHARC_VELOCITIES)] if path.name == SHARC_GEOMETRY else [path]
 
 
-def _coordinates(model: MovingModel, done: HoppingRun) -> tuple[int, ...]:
-    """Shape of the coordinates of a model; that of the run where the model does not say."""
-    if model.symbols is not None:
-        return (len(model.symbols), 3)
-    return model.masses.shape
+def _check_fits(path: Path, done: HoppingRun, model: MovingModel) -> None:
+    """Compares what a restart file holds with the model.
+
+    Raises:
+      BpjaxError: it is of other coordinates, units or elements.
+    """
+    pairs = 0 if model.watch is None else len(model.watch.pairs)
+    for what, has, needs in (
+        (
+            "coordinates",
+            done.state.R.shape[1:],
+            model.masses.shape if model.symbols is None else (len(model.symbols), 3),
+        ),
+        ("units", done.options.units, model.units),
+        ("so many pairs of elements:", done.state.watched.closest.shape[1], pairs),
+    ):
+        if has != needs:
+            raise BpjaxError(f"{path}: is of {what} {has}, the model of {needs}")
 
 
 def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
@@ -253,7 +271,7 @@ def _begun(options: Options, model: MovingModel) -> tuple[Hopping, Any]:
         lost=options.lost or "stop",
         **{name: getattr(options, name) for name in names},
     )
-    hopping = Hopping(model.model, model.masses, settings, watch=model.watch)
+    hopping = Hopping(model.model, model.masses, settings, watch=model.watch, dtype=options.dtype)
     R, v = _initial(options, model)
     return hopping, hopping.start(R, v, options.state, options.seed, options.basis)
 
@@ -283,12 +301,18 @@ def _initial(options: Options, model: MovingModel) -> tuple[Any, Any]:
     else:
         path = Path(options.start)
         sharc = path.name == SHARC_GEOMETRY
-        R, v = from_sharc(path, model) if sharc else from_structures(read_frames(path), model, path)
-        R, v, angle = model.faced(R, v)
-        if angle:
-            say(f"{path}: turned by up to {angle:.0f} degrees to face as the geometry of {options.model} does")
-        return R, v
-    return wigner_samples(modes, options.trajectories, options.temperature, model.units, options.seed)
+        read = from_sharc(path, path.with_name(SHARC_VELOCITIES), model) if sharc else None
+        return _faced(options, model, *(read or from_structures(read_frames(path), model, path)))
+    R, v = wigner_samples(modes, options.trajectories, options.temperature, model.units, options.seed)
+    return (R, v) if options.start == "sample" else _faced(options, model, R, v)
+
+
+def _faced(options: Options, model: MovingModel, R: Any, v: Any) -> tuple[Any, Any]:
+    """Geometries and velocities as they face in the model, and a word where they did not."""
+    R, v, angle = model.faced(R, v)
+    if angle:
+        say(f"{options.start}: turned by up to {angle:.0f} degrees to face as the geometry of {options.model} does")
+    return R, v
 
 
 def _write(options: Options, model: MovingModel, done: HoppingRun) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Int
 
+from bpjax.errors import ConfigError
 from bpjax.system import Environment
 
 
@@ -60,6 +61,21 @@ class Descriptor(Protocol):
             compiler, saves the work for other elements.
         """
         ...
+
+
+def require_descriptor(descriptor: Any) -> None:
+    """Raises for a rule that makes descriptors, and for what is none at all.
+
+    Raises:
+      ConfigError: naming what it is.
+    """
+    kind = type(descriptor).__name__
+    if hasattr(descriptor, "build"):
+        made = f'such as {kind}(...).build(("H", "O"))'
+        text = f"is a rule that makes a descriptor for given elements; take what its build returns, {made}"
+        raise ConfigError(f"{kind} {text}", field="descriptor")
+    if not isinstance(descriptor, Descriptor):
+        raise ConfigError(f"{kind} is no descriptor (ACSF, SOAP, ANI, SymmetryFunctions, ...)", field="descriptor")
 
 
 def parameters_of(descriptor: Descriptor, dtype) -> dict:

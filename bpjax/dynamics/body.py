@@ -17,6 +17,7 @@ from bpjax.errors import ConfigError, StructureError
 from bpjax.io.checks import check_structure
 from bpjax.pair_search import complete_cell, plane_distances, reduced_cell
 from bpjax.potential import Potential
+from bpjax.potential.energy import require_potential
 from bpjax.precision import WIDE, refuse_forked
 
 
@@ -80,6 +81,7 @@ class Body:
     """
 
     def __init__(self, model: Potential, atoms: ase.Atoms, settings: Settings):
+        require_potential(model)
         check_atoms(atoms, settings)
         self.atoms, self.settings = atoms, settings
         self.coordinates = Coordinates(atoms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -10,22 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import ase
-import jax.numpy as jnp
 import numpy as np
 
 from bpjax.errors import FormatError
-from bpjax.excited.hopping import HopLog, HoppingState
+from bpjax.excited.hopping import HALVINGS, PARTS, HopLog, HoppingState
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import HOP, HoppingRun, Records
 from bpjax.excited.hopping_watch import Watched
 from bpjax.io.archive import Archive, Entry
 from bpjax.io.atomic import atomic_path, write_npz, write_text
 from bpjax.io.trajectory import TrajectoryWriter
+from bpjax.precision import name_of_dtype, unrounded
 from bpjax.spec import from_spec, to_spec
 
 _Path = str | os.PathLike[str]
 
-VERSION = 4
+VERSION = 5
 """Of the restart file."""
 
 _PARTS = {"log": HopLog, "watched": Watched}
@@ -44,10 +45,31 @@ def save_run(path: _Path, run: HoppingRun) -> None:
     for part in _PARTS:
         arrays |= {f"{part}.{name}": value for name, value in getattr(run.state, part)._asdict().items()}
     arrays |= {f"records.{name}": value for name, value in run.records._asdict().items() if value is not None}
-    header = {"version": VERSION, "options": to_spec(run.options), "interval": run.interval}
-    header["identity"] = run.identity
-    values = {name: np.asarray(value) for name, value in arrays.items()}
-    write_npz(path, values | {"header": np.array(json.dumps(header)), "times_fs": run.times_fs, "hops": run.hops})
+    values = {name: np.asarray(value) for name, value in arrays.items()} | {"times_fs": run.times_fs, "hops": run.hops}
+    header = {"version": VERSION, "options": to_spec(run.options), "interval": run.interval, "identity": run.identity}
+    header["checksum"] = _checksum(header, values)
+    write_npz(path, values | {"header": np.array(json.dumps(header))})
+
+
+def precision_of_run(path: _Path) -> str:
+    """The precision of a run that `save_run` wrote: "float32" or "float64".
+
+    Raises:
+      FormatError: no such file, or another one.
+    """
+    with Archive(path, _WHAT) as archive:
+        return name_of_dtype(archive.array("state.R", Entry("f")).dtype)
+
+
+def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of what the header says, beside the checksum itself, and of all arrays."""
+    said = {name: value for name, value in header.items() if name != "checksum"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(
+            f"\0{name}\0{array.dtype.descr}\0{array.shape}\0".encode() + np.ascontiguousarray(array).tobytes()
+        )
+    return f"sha256:{digest.hexdigest()}"
 
 
 def load_run(path: _Path) -> HoppingRun:
@@ -71,21 +93,44 @@ def load_run(path: _Path) -> HoppingRun:
             for name, entry in wanted.items()
             if kept or name not in ("records.R", "records.v")
         }
-    for name in ("state.active", "records.active"):
-        if found[name].size and not 0 <= found[name].min() <= found[name].max() < E.shape[1]:
-            raise archive.fault(name, f"has states that are none of {E.shape[1]}")
+        found["times_fs"] = times
+        _check_values(archive, found, E.shape[1], slots.shape[1])
+        if header["checksum"] != _checksum(header, found):
+            raise FormatError(path, "was changed after it was written: its content has another checksum")
     parts = {
-        part: kind(**{name: jnp.asarray(found[f"{part}.{name}"]) for name in kind._fields})
+        part: kind(**{name: unrounded(found[f"{part}.{name}"]) for name in kind._fields})
         for part, kind in _PARTS.items()
     }
     fields = [name for name in HoppingState._fields if name not in _PARTS]
-    state = HoppingState(**{name: jnp.asarray(found[f"state.{name}"]) for name in fields}, **parts)
+    state = HoppingState(**{name: unrounded(found[f"state.{name}"]) for name in fields}, **parts)
     records = Records(**{name: found.get(f"records.{name}") for name in Records._fields})
     return HoppingRun(times, records, found["hops"], state, options, header["interval"], header["identity"])
 
 
+def _check_values(archive: Archive, found: dict[str, np.ndarray], states: int, slots: int) -> None:
+    """Raises where numbers cannot be those of a run: in mixed precision, of no trajectory, states that are none, ..."""
+    times, real = found["times_fs"], found["state.R"].dtype
+    if not len(times) or not len(found["state.R"]):
+        raise archive.fault("state.R", "is of no trajectory, or there are no records")
+    if (np.diff(times) <= 0).any():
+        raise archive.fault("times_fs", "must ascend")
+    precise = {"f": real, "c": np.result_type(real, np.complex64), "i": np.dtype(np.int32), "u": np.dtype(np.uint32)}
+    for name, array in found.items():
+        if name not in ("times_fs", "hops") and array.dtype != precise.get(array.dtype.kind, array.dtype):
+            raise archive.fault(name, f"holds {array.dtype}, not {precise[array.dtype.kind]} as the others")
+    for name, most in (
+        *((name, states - 1) for name in ("state.active", "records.active", "log.source", "log.target")),
+        *(("log.count", slots), ("state.part", PARTS - 1), ("state.level", HALVINGS), ("state.step", None)),
+    ):
+        low, high = found[name].min(initial=0), found[name].max(initial=0)
+        if low < 0 or (most is not None and high > most):
+            raise archive.fault(
+                name, f"holds {low if low < 0 else high}; allowed are 0 to {'any' if most is None else most}"
+            )
+
+
 def _header(archive: Archive) -> dict[str, Any]:
-    """Version, options, interval and identity."""
+    """Version, options, interval, identity and checksum."""
     text = archive.array("header", Entry("U", ())).item()
     try:
         header = json.loads(text)
@@ -95,21 +140,25 @@ def _header(archive: Archive) -> dict[str, Any]:
     if version != VERSION:
         raise FormatError(archive.path, f"is of version {version}; this program reads version {VERSION}")
     interval, identity = header.get("interval"), header.get("identity")
-    if not (isinstance(interval, int) and interval > 0 and isinstance(identity, dict) and "options" in header):
-        raise archive.fault("header", "must have options, identity, and a positive interval")
+    if not (isinstance(interval, int) and interval > 0 and isinstance(identity, dict)) or not {
+        "options",
+        "checksum",
+    } <= set(header):
+        raise archive.fault("header", "must have options, identity, checksum, and a positive interval")
     return header
 
 
 def _entries(T: int, S: int, at: tuple[int, ...], slots: int, pairs: int, records: int) -> dict[str, Entry]:
     """What each array must be, for so many trajectories, states, coordinates, slots of the log, pairs of elements, records."""
-    moving, levels, one, row = Entry("f", (T, *at)), Entry("f", (T, S)), Entry("i", (T,)), (records, T)
+    moving, levels = Entry("f", (T, *at), finite=True), Entry("f", (T, S), finite=True)
+    one, row = Entry("i", (T,)), (records, T)
     state = {
         **dict.fromkeys(("R", "v", "force"), moving),
         **dict.fromkeys(("E", "earlier"), levels),
         **dict.fromkeys(("active", "step", "part", "level", "outcome", "mark"), one),
-        **dict.fromkeys(("energy", "drift"), Entry("f", (T,))),
-        "U": Entry("fc", (T, S, S)),
-        "C": Entry("c", (T, S)),
+        **dict.fromkeys(("energy", "drift"), Entry("f", (T,), finite=True)),
+        "U": Entry("fc", (T, S, S), finite=True),
+        "C": Entry("c", (T, S), finite=True),
         "key": Entry("u", (T, 2)),
     }
     log = {

@@ -35,6 +35,7 @@ from bpjax.excited.hopping_marks import TOO_STEEP, Lost, astray, lost, raise_for
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_velocities import kinetic_energy
 from bpjax.excited.hopping_watch import Watch, begun
+from bpjax.precision import name_of_dtype, precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import check_seed
 
@@ -156,11 +157,12 @@ class Hopping:
       options: see `HoppingOptions`.
       block: trajectories worked on at a time; None chooses: `BLOCK` on a processor, all of its share on an accelerator.
       watch: what to look at in the geometries of a molecule; None for nothing. `DiabaticPotential.watch` makes it.
+      dtype: "float64" or "float32", whatever the precision of JAX outside.
 
     Trajectories are shared among all devices of the process, in blocks.
 
     Raises:
-      ConfigError: masses that are not positive.
+      ConfigError: masses that are not positive, or another dtype.
     """
 
     def __init__(
@@ -170,8 +172,10 @@ class Hopping:
         options: HoppingOptions,
         block: int | None = None,
         watch: Watch | None = None,
+        dtype: Any = "float64",
     ):
         self.model, self.options, self.block, self.watch = model, options, block, watch
+        self.dtype = name_of_dtype(dtype)
         self.masses = np.asarray(masses, float)
         if not (np.isfinite(self.masses).all() and (self.masses > 0).all()):
             raise ConfigError("must be positive and finite", field="masses")
@@ -202,7 +206,11 @@ class Hopping:
           ValueError: a complex model where a real one is needed.
           DivergedError: the model is not finite at the start of a trajectory.
         """
-        R, v = (jnp.asarray(np.asarray(x, float)) for x in (positions, velocities))
+        with precision(self.dtype):
+            return self._started_at(positions, velocities, state, seed, basis)
+
+    def _started_at(self, positions, velocities, state, seed: int, basis: str) -> HoppingState:
+        R, v = (jnp.asarray(np.asarray(x, self.dtype)) for x in (positions, velocities))
         if R.shape != v.shape or R.ndim < 2 or not len(R):
             shapes = f"{R.shape} and {v.shape}"
             raise ConfigError(
@@ -288,6 +296,13 @@ class Hopping:
         """
         if steps < 1 or interval < 1 or steps % interval:
             raise ConfigError(f"{steps}: must be a positive multiple of the interval, {interval}", field="steps")
+        R = (start.state if isinstance(start, HoppingRun) else start).R
+        if R.dtype != self.dtype:
+            raise ConfigError(f"{self.dtype}, but the trajectories are in {R.dtype}", field="dtype")
+        with precision(self.dtype):
+            return self._run(start, steps, interval, keep, chunk, progress)
+
+    def _run(self, start, steps: int, interval: int, keep: bool, chunk: int | None, progress: ProgressFn) -> HoppingRun:
         if isinstance(start, HoppingRun):
             state, pieces, hops = start.state, [start.records], [start.hops]
             keep = start.records.R is not None
@@ -419,9 +434,10 @@ def run_hopping(
     basis: str = "adiabatic",
     keep: bool = False,
     watch: Watch | None = None,
+    dtype: Any = "float64",
     **changes: Any,
 ) -> HoppingRun:
     """Starts and runs trajectories in one go; `changes` are single options. See `Hopping`, `Hopping.start`, `Hopping.run`."""
     options = replace(options or HoppingOptions(), **changes)
-    hopping = Hopping(model, masses, options, watch=watch)
+    hopping = Hopping(model, masses, options, watch=watch, dtype=dtype)
     return hopping.run(hopping.start(positions, velocities, state, seed, basis), steps, interval, keep)

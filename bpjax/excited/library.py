@@ -175,8 +175,8 @@ def _speed(units: str) -> float:
     return ELECTRONIC[units].time_fs / TIME_UNIT_FS
 
 
-def from_sharc(path: Path, model: MovingModel) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity, (1, N, 3) each in atomic units, from SHARC's ``geom`` and the ``veloc`` beside it.
+def from_sharc(path: Path, velocities: Path, model: MovingModel) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity, (1, N, 3) each in atomic units, from SHARC's ``geom`` and ``veloc``.
 
     Raises:
       FormatError: a row of another form, or no velocities.
@@ -189,12 +189,7 @@ def from_sharc(path: Path, model: MovingModel) -> tuple[np.ndarray, np.ndarray]:
     if symbols != model.symbols:
         needs = " ".join(model.symbols or ())
         raise StructureError(f"has atoms {' '.join(symbols)}; the model needs {needs} in this order", path)
-    return R[None], read_velocities(velocities_beside(path), len(symbols))[None]
-
-
-def velocities_beside(path: Path) -> Path:
-    """SHARC's ``veloc`` of a ``geom``."""
-    return path.with_name("veloc")
+    return R[None], read_velocities(velocities, len(symbols))[None]
 
 
 def read_hessian(path: Path, model: MovingModel) -> HarmonicModes:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bpjax.precision import unrounded
 from bpjax.units import HARTREE
 
 
@@ -69,7 +70,7 @@ class LinearVibronic:
         for name, x in (("constant", C), ("linear", L)):
             if not np.array_equal(x, np.swapaxes(x, -1, -2)):
                 raise ValueError(f"LinearVibronic {name}: must be symmetric")
-        return cls(jnp.asarray(w), jnp.asarray(C), jnp.asarray(L))
+        return cls(*unrounded((w, C, L)))
 
 
 def _real_array(name: str, values: Any) -> np.ndarray:

@@ -41,6 +41,7 @@ from jaxtyping import Array, Float, Inexact
 from bpjax.errors import FormatError
 from bpjax.excited.lvc import LinearVibronic
 from bpjax.excited.spin import SpinStates
+from bpjax.precision import unrounded
 from bpjax.units import ELECTRON_MASS
 
 _Path = str | os.PathLike[str]
@@ -156,8 +157,8 @@ def read_lvc_template(path: _Path, geometry: _Path | None = None) -> VibronicMol
     return VibronicMolecule(
         modes,
         blocks,
-        jnp.asarray(0.5 * (soc + soc.conj().T)),
-        jnp.asarray(np.stack(dipoles).astype(dtype)),
+        unrounded(0.5 * (soc + soc.conj().T)),
+        unrounded(np.stack(dipoles).astype(dtype)),
         basis,
         symbols,
     )
@@ -201,7 +202,7 @@ def read_normal_modes(path: _Path) -> tuple[NormalModes, tuple[str, ...]]:
     if K.shape != (3 * len(atoms), len(w)):
         raise FormatError(path, f"must have {3 * len(atoms)} rows of normal modes, got {len(K)}", rows[third][0])
     arrays = (numbers[:, 1:4], numbers[:, 4] / ELECTRON_MASS, np.maximum(w, 0.0), K)
-    return NormalModes(*(jnp.asarray(x) for x in arrays)), symbols
+    return NormalModes(*unrounded(arrays)), symbols
 
 
 def read_geometry(path: _Path) -> tuple[tuple[str, ...], np.ndarray]:

@@ -281,7 +281,8 @@ def _check_lengths(path: str | os.PathLike[str], numbers: np.ndarray, R: np.ndar
         return
     radii = ase.data.covalent_radii[numbers]
     i, j = np.triu_indices(len(numbers), 1)
-    nearest = (np.linalg.norm(R[:, i] - R[:, j], axis=2) / (radii[i] + radii[j])).min(axis=1)
+    bonds = np.where((numbers[i] == 1) & (numbers[j] == 1), _BETWEEN_HYDROGENS, radii[i] + radii[j])
+    nearest = (np.linalg.norm(R[:, i] - R[:, j], axis=2) / bonds).min(axis=1)
     # Some molecules may have fallen apart, or be squeezed: not nine of ten.
     low, high = np.quantile(nearest, [0.1, 0.9])
     for wrong, ratio, unit in ((low > _BONDED[1], low, "bohr"), (high < _BONDED[0], high, "angstrom")):
@@ -290,8 +291,10 @@ def _check_lengths(path: str | os.PathLike[str], numbers: np.ndarray, R: np.ndar
             raise FormatError(path, f"positions: {message}; is their length in {unit}?")
 
 
-_BONDED = 0.6, 1.5
-"""Distance of the nearest atoms over the sum of their covalent radii: 0.9 to 1.1 in molecules."""
+_BONDED, _BETWEEN_HYDROGENS = (0.6, 1.4), 0.76
+"""Distance of the nearest atoms over the sum of their covalent radii: 0.77 (N2) to 1.1 in molecules, which is 1.46 to 2.1 where
+bohr are taken for angstrom; and this sum in A for two hydrogens, whose radius is that of bonds to other elements (H2 0.74, H3+
+0.87, H2+ 1.06 A)."""
 
 
 def _check_axes(path: str | os.PathLike[str], form: StatesFormat, G: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from bpjax.errors import ModelFileError
 from bpjax.excited.diabatic import DiabaticPotential, MultiStatePotential, Params, init
 from bpjax.io.model_file import read_model_file, write_model_file
+from bpjax.potential.energy import Potential
 from bpjax.potential.store import UNITS, check_arrays, check_meta
 from bpjax.precision import unrounded
 from bpjax.spec import from_spec, named_class, to_spec
@@ -52,7 +53,8 @@ def load_states(path: str | Path) -> tuple[DiabaticPotential | MultiStatePotenti
     if kind not in _KINDS:
         allowed = ", ".join(cls.__name__ for cls in _KINDS)
         held = f"a model of kind {kind.__name__}" if kind else "a model of no known kind"
-        raise ModelFileError(path, f"holds {held}, not one of several states ({allowed})")
+        hint = "; bpjax predict, evaluate, md and the ASE calculator take it" if kind is Potential else ""
+        raise ModelFileError(path, f"holds {held}, not one of several states ({allowed}){hint}")
     model = from_spec(kind, meta["spec"], where=f"{path}: model.json")
     check_meta(path, meta, model.elements)
     check_arrays(path, arrays, jax.eval_shape(lambda key: init(model, key), jax.random.key(0)))

@@ -19,6 +19,7 @@ from bpjax.excited.state_inputs import features_and_factors, labels_of, predicti
 from bpjax.excited.state_losses import StatesLoss, states_loss
 from bpjax.excited.states_data import StatesData
 from bpjax.networks.scaling import fit_scaling
+from bpjax.precision import precision, unrounded
 from bpjax.progress import ProgressFn, silent
 from bpjax.spec import check, check_seed, register
 
@@ -166,6 +167,12 @@ def train_states(
       DivergedError: the loss is not finite.
     """
     options = options or StatesTraining()
+    with precision(options.dtype):
+        found = _trained(model, data, options, validation, progress, initial)
+    return replace(found, params=unrounded(found.params))
+
+
+def _trained(model, data, options: StatesTraining, validation, progress: ProgressFn, initial) -> StatesFit:
     if validation is None:
         kept, aside = data.split(options.validation, options.seed)
         if len(aside) == 0:

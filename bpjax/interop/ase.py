@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,15 +25,20 @@ from ase.calculators.calculator import (
 )
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from bpjax.errors import StructureError
 from bpjax.interop.models import load_model
 from bpjax.networks.scaling import ranges_known
 from bpjax.pair_search import independent
-from bpjax.potential.energy import Params, Potential
+from bpjax.potential.energy import Params, Potential, require_potential
 from bpjax.potential.evaluator import SKIN, Evaluation, Evaluator
+from bpjax.precision import refuse_forked
 from bpjax.units import unit_system
 
 _ASES = ("label", "atoms", "directory")
 """Keywords of ASE's own."""
+
+KNOWN = 16
+"""Structures whose results are kept, for whoever asks for what is known."""
 
 _EXTRAS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outside")
 
@@ -52,6 +58,12 @@ class Results(dict[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.extras
+
+    def copy(self) -> Results:
+        """A copy, with the extras."""
+        made = Results(**self)
+        made.extras = dict(self.extras)
+        return made
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a name, of ASE's or ours."""
@@ -85,15 +97,17 @@ class BpjaxCalculator(Calculator):
     (N,), features of each atom outside of their range in training. For the first structure of each composition that has such
     features there is a warning.
 
-    One calculator may serve many structures, and threads: each gets the results of its own structure from the methods of ASE
-    (``results`` are those of the last one). It compiles again only when a structure has a size that is new to it; the neighbour
+    One calculator may serve many structures, and threads: each gets the results of its own structure from the methods of ASE,
+    also where these only ask for what is known, as writers of files do (``results`` are those of the last one; those of the last
+    16 structures are kept). It compiles again only when a structure has a size that is new to it; the neighbour
     lists of the last 64 structures are kept, up to 256 MB. A process that is forked from one that has used JAX cannot compute:
     start such processes with "spawn" or "forkserver".
 
     Args:
       model: a model file; a folder of n2p2 or RuNNer, also of a committee; or the potential and its arrays.
       dtype: "float64", which optimisers with line searches, finite differences and phonons need, or "float32", for
-        molecular dynamics: twice as fast or more, with a noise of 1e-6 eV in energies.
+        molecular dynamics: twice as fast or more, with a noise of 1e-6 to 1e-4 eV in energies, which grows with the number of
+        atoms and the size of the weights: forces and differences of energies are smooth to that alone.
       units: of a folder of n2p2 or RuNNer, which does not say: "hartree-bohr", "ev-angstrom" or "kcal/mol-angstrom".
       skin: in A; a neighbour list lasts until an atom has moved by half of it.
       kwargs: ASE's own: ``label``, ``atoms``, ``directory``.
@@ -123,13 +137,16 @@ class BpjaxCalculator(Calculator):
             raise TypeError(f"BpjaxCalculator: unknown keyword {name!r}; {hint}allowed: {', '.join(allowed)}")
         if not isinstance(model, str | os.PathLike) and not (isinstance(model, tuple) and len(model) == 2):
             raise TypeError("BpjaxCalculator: model must be a file, a folder, or a pair (potential, arrays)")
+        refuse_forked()
         super().__init__(**kwargs)
         self._lock = threading.RLock()
         self._warned: set[str] = set()
+        self._earlier: deque[tuple[ase.Atoms, Results]] = deque(maxlen=KNOWN)
         self._source = None if isinstance(model, tuple) else os.path.abspath(os.fspath(model))
         if units is not None:
             unit_system(units, "BpjaxCalculator")
         potential, params = model if isinstance(model, tuple) else load_model(Path(model), units)
+        require_potential(potential)
         watch = ranges_known(params["scaling"])
         self.evaluator = Evaluator(potential, params, dtype, skin=skin, watch=watch)
         self._sha256 = _digest(potential, params)
@@ -177,6 +194,8 @@ class BpjaxCalculator(Calculator):
                 message = f"stress is per volume of the cell, and this one has {of.cell.rank} vectors, not three"
                 message = message if of.cell.rank < 3 else "stress is per volume of the cell, and this one has none"
                 raise PropertyNotImplementedError(f"{message} (atoms.set_cell, atoms.center(vacuum=...))")
+            if of is not None and not allow_calculation and not self._take_up(of):
+                return None
             if name in _EXTRAS:
                 if allow_calculation:
                     self.calculate(of)
@@ -196,12 +215,11 @@ class BpjaxCalculator(Calculator):
             of = self.atoms if atoms is None else atoms
             if of is None:
                 raise CalculatorSetupError("BpjaxCalculator: no structure to calculate: give atoms")
-            known = self.results and self.atoms is not None
-            if known and not compare_atoms(self.atoms, of, excluded_properties=self.ignored_changes):
+            if self._is_last(of):
                 return
             super().calculate(of, list(properties), list(system_changes))
             self.results = {}
-            result = self.evaluator.evaluate(of)
+            result = self._evaluated(of)
             self.results = Results(
                 energy=result.energy,
                 free_energy=result.energy,
@@ -212,7 +230,32 @@ class BpjaxCalculator(Calculator):
                 self.results["stress"] = full_3x3_to_voigt_6_stress(-result.virial / volume)
             extras = {name: getattr(result, name) for name in _EXTRAS}
             self.results.extras = {name: value for name, value in extras.items() if value is not None}
+            self._earlier.appendleft((self.atoms, self.results))
             self._warn(of, result)
+
+    def _evaluated(self, atoms: ase.Atoms) -> Evaluation:
+        try:
+            return self.evaluator.evaluate(atoms)
+        except StructureError as error:
+            if self.evaluator.dtype == "float64" or np.isfinite(atoms.positions).all():
+                raise
+            hint = "; optimisers with line searches end so in the noise of single precision: take dtype='float64'"
+            raise StructureError(error.message + hint, field=error.field) from error
+
+    def _is_last(self, atoms: ase.Atoms) -> bool:
+        """Whether the results are those of this structure."""
+        known = self.results and self.atoms is not None
+        return bool(known) and not compare_atoms(self.atoms, atoms, excluded_properties=self.ignored_changes)
+
+    def _take_up(self, atoms: ase.Atoms) -> bool:
+        """Makes the results those of a structure whose are still kept; False if there are none."""
+        if self._is_last(atoms):
+            return True
+        for known, results in self._earlier:
+            if not compare_atoms(known, atoms, excluded_properties=self.ignored_changes):
+                self.atoms, self.results = known.copy(), results
+                return True
+        return False
 
     def _warn(self, atoms: ase.Atoms, result: Evaluation) -> None:
         """Of features outside of training, once for each composition."""

@@ -225,7 +225,9 @@ class Archive:
             and found.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder)).max() > 0x10FFFF
         ):
             raise _RefusedError("holds text that is none")
-        return found.reshape(shape, order="F" if fortran_order else "C")
+        found = found.reshape(shape, order="F" if fortran_order else "C")
+        # JAX takes the byte order of the machine alone.
+        return found if dtype.isnative or dtype.kind == "V" else found.astype(dtype.newbyteorder("="))
 
 
 def map_array(path: _Path, wanted: Entry, error: Callable[[_Path, str], BpjaxError] = FormatError) -> np.ndarray:
@@ -265,7 +267,10 @@ def _header(stream) -> tuple[tuple[int, ...], bool, np.dtype]:
     shape, fortran_order, dtype = read(stream)
     if dtype.hasobject:
         raise _RefusedError("pickled objects may run any code; store plain arrays")
-    if dtype.itemsize == 0 or dtype.subdtype is not None or dtype.kind not in NUMBERS + TEXT + "V":
+    wide = dtype.itemsize > {"f": 8, "c": 16}.get(
+        dtype.kind, np.inf
+    )  # long doubles, which every machine has in another form
+    if dtype.itemsize == 0 or dtype.subdtype is not None or dtype.kind not in NUMBERS + TEXT + "V" or wide:
         raise _RefusedError(f"type {dtype} is not known here")
     if any(isinstance(n, bool) or n < 0 for n in shape) or len(shape) > 32:
         raise _RefusedError(f"shape {shape} cannot be")

@@ -184,7 +184,7 @@ def _flatten(path: str | os.PathLike[str], tree: Mapping[str, Any], prefix: str 
         array = np.asarray(value)
         if array.dtype.kind not in _KINDS:
             raise ModelFileError(path, f"array {name!r}: dtype {array.dtype} cannot be stored; use plain numbers")
-        leaves.append((name, np.asarray(array, order="C")))
+        leaves.append((name, np.asarray(array, array.dtype.newbyteorder("="), order="C")))
     return leaves
 
 

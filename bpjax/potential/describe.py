@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bpjax.descriptors import Descriptor
+from bpjax.descriptors.base import require_descriptor
 from bpjax.errors import ConfigError
 from bpjax.geometry import environments, real_atoms
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import block_size, in_blocks
 from bpjax.potential.energy import Params, environment_features
 from bpjax.potential.preparation import Place, check, groups_of_like_size, prepare
-from bpjax.precision import name_of_dtype, precision
+from bpjax.precision import WIDE, name_of_dtype, precision
 from bpjax.progress import ProgressFn, silent
 from bpjax.system import Environment, Neighbors, System
 
@@ -109,11 +110,18 @@ def alike(
       ConfigError: a cutoff within which no atom of any structure has a neighbour.
       StructureError, UnknownSpeciesError: see `describe`.
     """
+    require_descriptor(descriptor)
     places = [Place(path, number) for number in range(len(frames))]
     sizes = np.zeros((len(frames), 2), int)
     for number, (atoms, place) in enumerate(zip(frames, places, strict=True)):
         check(atoms, descriptor.elements, place)
-        sizes[number] = prepare(atoms, descriptor.cutoff, place).size
+        kept = prepare(atoms, descriptor.cutoff, place)
+        if kept.wide and dtype == "float32":
+            message = (
+                f"reaches farther than {WIDE:g} A from its centre, which single precision does not hold; take float64"
+            )
+            raise place.error(message, "positions")
+        sizes[number] = kept.size
     if len(frames) and sizes[:, 0].max() > 1 and sizes[:, 1].max() == 0:
         message = f"{descriptor.cutoff:g} A is below the first neighbours: no atom of the structures has any"
         raise ConfigError(message, None if path is None else os.fspath(path), "cutoff")

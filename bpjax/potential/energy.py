@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bpjax.descriptors import Descriptor
-from bpjax.descriptors.base import of_species, parameters_of
+from bpjax.descriptors.base import of_species, parameters_of, require_descriptor
+from bpjax.errors import ConfigError
 from bpjax.geometry import environments, real_atoms
 from bpjax.networks.elemental import MLP, PerElement, apply_network, init_networks, options_of
 from bpjax.networks.kernel import SparseGP
@@ -66,14 +67,10 @@ class Potential:
     noise: NoiseModel | None = None
 
     def __post_init__(self):
-        kind = type(self.descriptor).__name__
-        if hasattr(self.descriptor, "build"):
-            raise ValueError(
-                f"Potential descriptor: {kind} is a rule that makes a descriptor for given elements; take what its build "
-                f'returns, such as {kind}(...).build(("H", "O"))'
-            )
-        if not isinstance(self.descriptor, Descriptor):
-            raise ValueError(f"Potential descriptor: {kind} is no descriptor (ACSF, SOAP, ANI, SymmetryFunctions, ...)")
+        try:
+            require_descriptor(self.descriptor)
+        except ConfigError as error:
+            raise ValueError(f"Potential descriptor: {error.message}") from None
         if not isinstance(self.network, MLP | SparseGP | PerElement):
             raise ValueError(
                 f"Potential network: {type(self.network).__name__} is none of MLP, PerElement, SparseGP, which are options: "
@@ -105,6 +102,18 @@ class Potential:
         """Offsets of atoms in eV, float64, on the host, to be added to traced atomic energies."""
         table = np.array(self.offsets or (0.0,) * len(self.elements), dtype=np.float64)
         return table[np.asarray(species)]
+
+
+def require_potential(model: Any) -> None:
+    """Raises for what is none of `Potential`.
+
+    Raises:
+      ConfigError: naming what it is, and what takes it.
+    """
+    if not isinstance(model, Potential):
+        several = hasattr(model, "states") and hasattr(model, "atoms")
+        text = "is a potential of several states; bpjax hop and bpjax.excited take it" if several else "is no Potential"
+        raise ConfigError(f"{type(model).__name__} {text}", field="model")
 
 
 def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:

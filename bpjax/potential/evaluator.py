@@ -24,7 +24,7 @@ from bpjax.elements import species_of
 from bpjax.errors import ConfigError
 from bpjax.neighbors import bucket
 from bpjax.potential.blocks import fastest_block
-from bpjax.potential.energy import Params, Potential
+from bpjax.potential.energy import Params, Potential, require_potential
 from bpjax.potential.extrapolation import Extrapolation, extrapolations_of
 from bpjax.potential.forces import predict, predict_members
 from bpjax.potential.preparation import Place, Prepared, check, groups_of_like_size, prepare
@@ -34,6 +34,9 @@ from bpjax.system import Neighbors, Prediction, System
 
 SKIN = 0.5
 """Width in A of the shell beyond the cutoff that lets a neighbour list live until an atom has moved by half of it."""
+
+THICKEST = 10.0
+"""Widest skin in A: there are a thousand times as many pairs in it as are needed."""
 
 ROOM = 1.4
 """A compiled shape serves smaller structures too, as long as no size is larger than needed by more than this factor."""
@@ -98,9 +101,10 @@ class Evaluator:
     def __init__(
         self, model: Potential, params: Params, dtype: Any = "float32", *, skin: float = SKIN, watch: bool = False
     ):
+        require_potential(model)
         self.dtype = name_of_dtype(dtype)
-        if not (isinstance(skin, int | float | np.number) and 0 <= skin < math.inf):
-            raise ConfigError(f"must be a length in A, at least 0, got {skin!r}", field="skin")
+        if isinstance(skin, bool) or not (isinstance(skin, int | float | np.number) and 0 <= skin <= THICKEST):
+            raise ConfigError(f"must be a length in A, from 0 to {THICKEST:g}, got {skin!r}", field="skin")
         self.model, self.skin, self.watch = model, skin, watch
         with precision(self.dtype):
             self.params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), params)
@@ -108,6 +112,10 @@ class Evaluator:
         self._kept: tuple[Prepared, ...] = ()
         self._compilations = 0
         self._searches = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lists of earlier calls, which are many times as large as the rest."""
+        return {**self.__dict__, "_kept": ()}
 
     @property
     def compilations(self) -> int:

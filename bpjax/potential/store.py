@@ -9,8 +9,8 @@ import numpy as np
 
 from bpjax.errors import ModelFileError
 from bpjax.io.model_file import read_model_file, write_model_file
-from bpjax.potential.energy import Params, Potential, init
-from bpjax.precision import unrounded
+from bpjax.potential.energy import Params, Potential, init, require_potential
+from bpjax.precision import PRECISIONS, refuse_forked, unrounded
 from bpjax.spec import from_spec, to_spec
 
 UNITS = {"energy": "eV", "length": "angstrom"}
@@ -29,6 +29,7 @@ def save(path: str | Path, model: Potential, params: Params, provenance: dict[st
       params: its arrays; their types and bits are kept.
       provenance: what made the model (data, configuration, errors, versions): plain values.
     """
+    require_potential(model)
     meta = {
         "spec": to_spec(model),
         "elements": list(model.elements),
@@ -46,6 +47,7 @@ def load(path: str | Path) -> tuple[Potential, Params]:
     Raises:
       ModelFileError: not there, not a model file, truncated, from a newer format, or with fields or arrays that do not fit.
     """
+    refuse_forked()
     meta, arrays = read_model_file(path)
     kind = meta["spec"].get("type", "Potential") if isinstance(meta["spec"], dict) else "Potential"
     if kind in OF_STATES:
@@ -84,7 +86,8 @@ def check_arrays(path: str | Path, arrays: dict[str, Any], expected: Any) -> Non
     """Compares the arrays of a file with those that its model needs.
 
     Raises:
-      ModelFileError: the first array that is missing, unknown, of a wrong shape or kind of numbers, or not finite.
+      ModelFileError: the first array that is missing, unknown, of a wrong shape or kind of numbers, not finite, or a range of
+        training that is none.
     """
     found = {jax.tree_util.keystr(k): np.asarray(a) for k, a in jax.tree_util.tree_leaves_with_path(arrays)}
     wanted = {jax.tree_util.keystr(k): a for k, a in jax.tree_util.tree_leaves_with_path(expected)}
@@ -100,6 +103,12 @@ def check_arrays(path: str | Path, arrays: dict[str, Any], expected: Any) -> Non
         bad = np.isnan if name.endswith(("['min']", "['max']")) else lambda array: ~np.isfinite(array)
         if array.dtype.kind == "f" and bad(array).any():
             raise ModelFileError(path, f"array {name} holds numbers that are not finite")
+        if array.dtype.kind == "f" and array.dtype.name not in PRECISIONS:
+            raise ModelFileError(path, f"array {name} holds {array.dtype}; allowed are {', '.join(PRECISIONS)}")
+        if name.endswith("['min']") and (array > found[name.replace("['min']", "['max']")]).any():
+            raise ModelFileError(
+                path, f"array {name} is above the largest values that the file says were met in training"
+            )
 
 
 def provenance(path: str | Path) -> dict[str, Any]:

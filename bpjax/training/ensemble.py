@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bpjax.potential.energy import Params, Potential
-from bpjax.spec import check, register
+from bpjax.spec import check, check_seed, register
 
 DRAWS = ("all", "bootstrap", "subset")
 
@@ -36,7 +36,12 @@ class Ensemble:
         check(0 < self.fraction <= 1, "ensemble fraction", self.fraction, "must be in (0, 1]")
 
     def seeds(self, first: int) -> np.ndarray:
-        """Seeds of the first parameters of the members."""
+        """Seeds of the first parameters of the members.
+
+        Raises:
+          ValueError: the last of them is no seed.
+        """
+        check_seed(first + self.members - 1, "start_seed of the last member")
         return first + np.arange(self.members)
 
     def weights(self, structures: int, seed: int) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,8 +158,8 @@ def prepare(options: DataOptions, folder: Path, seed: int, batch_size: int | Non
 
 
 @contextlib.contextmanager
-def named_in(path: Path) -> Iterator[None]:
-    """Adds to errors about data which training file, and which line of it, names them."""
+def named_in(path: Path, folder: Path) -> Iterator[None]:
+    """Adds to errors about data, whose names are relative to `folder`, which training file and which line of it names them."""
     try:
         yield
     except (FormatError, StructureError, ConfigError) as error:
@@ -166,10 +167,22 @@ def named_in(path: Path) -> Iterator[None]:
             raise ConfigError(error.message, str(path), error.field) from error
         about = error.where if isinstance(error, ConfigError) else error.path
         if about is not None and Path(about) != path:
-            lines = path.read_text().splitlines()
-            line = next((n for n, line in enumerate(lines, 1) if Path(about).name in line), None)
+            line = _line_naming(path.read_text(), Path(about), folder)
             error.named_in = str(path) if line is None else f"{path}: line {line}"
         raise
+
+
+_QUOTED = re.compile(r"""#.*|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
+"""A comment of TOML, or a text in quotes."""
+
+
+def _line_naming(text: str, about: Path, folder: Path) -> int | None:
+    """The line of a training file that has the name of a file, in quotes."""
+    for number, line in enumerate(text.splitlines(), 1):
+        names = [found[1] or found[2] for found in _QUOTED.finditer(line)]
+        if any(name and folder / name == about for name in names):
+            return number
+    return None
 
 
 def read_run(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptions, Structures]:
@@ -189,7 +202,7 @@ def read_run(path: Path, data_folder: Path | None = None) -> tuple[TrainingOptio
     complete = not lacks_elements(asked)
     rest = {name: section for name, section in spec.items() if complete or name != "descriptor"}
     options = from_spec(TrainingOptions, rest, str(path))
-    with named_in(path):
+    with named_in(path, folder):
         structures = prepare(options.data, folder, options.optimizer.seed, _batch_size(options))
     if complete:
         return options, structures

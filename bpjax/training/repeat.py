@@ -11,6 +11,7 @@ from bpjax.errors import BpjaxError, ConfigError, ModelFileError
 from bpjax.io.atomic import one_file
 from bpjax.io.model_file import read_model_file
 from bpjax.machine import versions
+from bpjax.potential.store import OF_STATES
 from bpjax.spec import from_spec, to_spec
 from bpjax.training.options import TrainingOptions
 from bpjax.training.prepare import Structures, prepare
@@ -66,7 +67,12 @@ def read_repetition(path: Path, data_folder: Path | None = None) -> tuple[Traini
       ModelFileError: a model that does not say how it was trained.
       ConfigError: data that are not there, or are others.
     """
-    made = read_model_file(path)[0]["provenance"]
+    meta = read_model_file(path)[0]
+    if isinstance(meta["spec"], dict) and meta["spec"].get("type") in OF_STATES:
+        raise ModelFileError(
+            path, "is a potential of several states; bpjax.excited trains such, and bpjax hop takes it"
+        )
+    made = meta["provenance"]
     if not isinstance(made, dict) or not {"options", "data"} <= set(made):
         raise ModelFileError(path, "does not say how it was trained: it was not made by bpjax train or sweep")
     settings = from_spec(TrainingOptions, made["options"], f"{path}: provenance")

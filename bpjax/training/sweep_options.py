@@ -122,7 +122,7 @@ def read_sweep(path: Path) -> SweepRun:
     # The elements of a descriptor are those of the data, which are read first.
     options = from_spec(TrainingOptions, {k: v for k, v in spec.items() if k != "descriptor"}, str(path))
     batch_size = getattr(options.optimizer, "batch_size", None)
-    with named_in(path):
+    with named_in(path, path.parent):
         structures = prepare(options.data, path.parent, options.optimizer.seed, batch_size)
     file = TrainingFile(spec, structures.elements, str(path), path.parent)
     check_sweep(file, settings.space)

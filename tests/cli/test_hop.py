@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-import scipy.spatial
+import scipy.spatial.transform
 
 from bpjax.cli.hop import Options
 from bpjax.cli.main import main
+from bpjax.excited import hopping_files
+from bpjax.excited.hopping_files import load_run
 from bpjax.excited.hopping_options import HoppingOptions
+from bpjax.excited.sharc import read_lvc_template
 from bpjax.excited.states_store import save_states
 from bpjax.io.lock import only_run
 from bpjax.units import BOHR, ELECTRON_MASS, HARTREE
@@ -139,6 +143,101 @@ def test_a_run_is_that_of_all_files_of_its_model_and_start(vibronic, name, what,
     path.write_text(path.read_text().replace("1", "2", 1))
     assert main([*run, "--resume"]) == 2
     assert f"restart.npz: is of another {what} than" in capsys.readouterr().err
+
+
+def test_velocities_are_no_output(vibronic, capsys):
+    run, folder = vibronic
+    os.rename(folder / "veloc", folder / "run" / "report.json")
+    (folder / "veloc").symlink_to(Path("run") / "report.json")
+    before = (folder / "veloc").read_text()
+    assert main([*run, "--overwrite"]) == 2
+    assert "report.json: it is the file" in capsys.readouterr().err and (folder / "veloc").read_text() == before
+
+
+def test_a_run_is_resumed_in_its_own_precision(tmp_path):
+    command = [
+        "hop",
+        "pyrazine",
+        "sample",
+        "--state",
+        "1",
+        "--steps",
+        "2",
+        "--trajectories",
+        "3",
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    assert main([*command, "--dtype", "float32"]) == 0
+    assert main([*command, "--resume"]) == 0
+    assert load_run(tmp_path / "run" / "restart.npz").state.R.dtype == np.float32
+
+
+def resigned(path, **changes):
+    """A restart file with other arrays and a checksum that is right."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays |= {name: change(arrays[name]) for name, change in changes.items()}
+    header = json.loads(arrays.pop("header").item())
+    header["checksum"] = hopping_files._checksum(header, arrays)
+    np.savez(path, **arrays, header=np.array(json.dumps(header)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("state.R", lambda a: a.astype("f4"), "holds float64, not float32 as the others"),
+        ("state.key", lambda a: a.astype("u8"), "holds uint64, not uint32"),
+        ("state.v", lambda a: a.astype(np.longdouble), "is not known here"),
+        ("state.drift", lambda a: a * np.nan, "is not finite"),
+        ("state.C", lambda a: a + np.inf, "is not finite"),
+        ("state.step", lambda a: a - 1000, "allowed are 0 to any"),
+        ("state.level", lambda a: a + 90, "allowed are 0 to 12"),
+        ("log.count", lambda a: a + 10**7, "allowed are 0 to 32"),
+        ("log.count", lambda a: a - 3, "allowed are 0 to 32"),
+        ("times_fs", lambda a: a[::-1], "must ascend"),
+        ("records.active", lambda a: a + 7, "allowed are 0 to 1"),
+    ],
+)
+def test_restart_files_that_cannot_be(pyrazine, tmp_path, capsys, name, change, message):
+    """They are refused by field and file, also with a checksum that is right; any other change is seen by that."""
+    run = shutil.copytree(pyrazine, tmp_path / "run")
+    resigned(run / "restart.npz", **{name: change})
+    command = ["hop", "pyrazine", "sample", "--state", "1", "--steps", "2", "-o", str(run), "--resume"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "restart.npz: field" in error and message in error, error
+
+
+def test_restart_files_of_other_byte_order_and_changed_ones(pyrazine, tmp_path, capsys):
+    run = shutil.copytree(pyrazine, tmp_path / "run")
+    command = ["hop", "pyrazine", "sample", "--state", "1", "--steps", "10", "-o", str(run), "--resume"]
+    with np.load(run / "restart.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    np.savez(run / "restart.npz", **{**arrays, "state.R": arrays["state.R"].astype(">f8")})
+    assert main(command) == 0
+    np.savez(run / "restart.npz", **{**arrays, "state.R": arrays["state.R"] + 1e-9})
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "restart.npz: was changed after it was written" in capsys.readouterr().err
+
+
+def test_a_hessian_that_faces_another_way_is_turned(vibronic, capsys):
+    """Of SHARC's models, which are of displacements: 23 eV for 3 at the start otherwise."""
+    run, folder = vibronic
+    model = read_lvc_template(folder / "LVC.template")
+    R, masses = np.asarray(model.modes.reference), np.asarray(model.modes.masses)
+    K = np.asarray(model.modes.modes) * np.repeat(np.sqrt(masses), 3)[:, None]
+    H = (K * np.asarray(model.modes.frequencies) ** 2) @ K.T
+    turn = scipy.spatial.transform.Rotation.from_euler("xyz", [1.0, -0.5, 2.0]).as_matrix()
+    T, energies = np.kron(np.eye(len(R)), turn), []
+    for name, (positions, hessian) in {"own": (R, H), "turned": (R @ turn.T, T @ H @ T.T)}.items():
+        np.savez(folder / f"{name}.npz", positions=positions, hessian=hessian, units=np.array("hartree-bohr"))
+        command = [run[0], run[1], str(folder / f"{name}.npz"), *run[3:-1], str(folder / name), "--trajectories", "4"]
+        assert main([*command, "--timestep", "0.25"]) == 0
+        assert ("turned by up to" in capsys.readouterr().err) == (name == "turned")
+        energies.append(load_run(folder / name / "restart.npz").records.potential[0])
+    assert np.abs(energies).max() < 0.1 and energies[1].mean() == pytest.approx(energies[0].mean(), abs=0.02)
 
 
 def test_the_folder_is_taken_before_anything_is_read(tmp_path, capsys):

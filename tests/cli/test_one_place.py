@@ -195,6 +195,24 @@ def test_errors_of_data_say_which_training_file_names_them(tmp_path, capsys):
         assert f"none.extxyz: no such file (named in {config}: line {line})" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["# trains on x.extxyz", "[data]", 'train = ["a/x.extxyz"]', 'validation = ["b/x.extxyz"]'], 4),
+        (["[data]", 'train = ["a/x.extxyz"]', "validation = ['a/xx.extxyz']", "test = ['x.extxyz'] # 'a'"], 4),
+        (["[data]", 'train = ["a/x.extxyz"] # then "c.extxyz"', 'test = [  "a/x.extxyz", "c.extxyz" ]'], 3),
+    ],
+)
+def test_the_line_is_that_of_the_very_name(tmp_path, capsys, lines, named):
+    (tmp_path / "a").mkdir()
+    for name in ("x", "xx"):
+        write_structures(tmp_path / "a" / f"{name}.extxyz", structures(6))
+    config = tmp_path / "c.toml"
+    config.write_text("\n".join(lines) + "\n")
+    assert main(["train", str(config), "-o", str(tmp_path / "run")]) == 2
+    assert f"(named in {config}: line {named})" in capsys.readouterr().err
+
+
 def test_errors_of_options_of_data_name_the_training_file(tmp_path, capsys):
     write_structures(tmp_path / "train.extxyz", structures(6))
     config = tmp_path / "a.toml"

@@ -113,6 +113,17 @@ def test_lengths_in_another_unit(tmp_path, unit, said):
     R = shaken(0, 5, width=0.03) / BOHR
     with pytest.raises(FormatError, match=rf"nearest atoms are .* times as far apart .*; is their length in {said}"):
         read_states(written(tmp_path, R=R), replace(FORM, length=unit))
+    for Z, r in (([7, 7], 1.098), ([6, 8], 1.128), ([1, 1], 0.741), ([6, 6, 6], 1.20)):  # the shortest bonds there are
+        apart = r * np.arange(len(Z))[None, :, None] * [1.0, 0, 0] + 0.02 * np.random.default_rng(0).normal(
+            size=(5, len(Z), 3)
+        )
+        plain = replace(FORM, couplings=None, dipoles=None, phases=None, axes="states, atoms")
+        fields = dict(Z=np.array(Z), G=None, d=None, mu=None)
+        read_states(written(tmp_path, **fields, R=apart), replace(plain, length="angstrom"))
+        with pytest.raises(FormatError, match="is their length in bohr"):
+            read_states(written(tmp_path, **fields, R=apart / BOHR), replace(plain, length="angstrom"))
+        with pytest.raises(FormatError, match="is their length in angstrom"):
+            read_states(written(tmp_path, **fields, R=apart), plain)
     small = written(tmp_path, R=R * BOHR)
     with pytest.raises(FormatError, match=r"nearest atoms are 0\.[345]\d times .*; is their length in angstrom"):
         read_states(small, FORM)

@@ -2,8 +2,10 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,14 +23,19 @@ from ase.filters import FrechetCellFilter
 from ase.mep import NEB
 from ase.optimize import BFGS, BFGSLineSearch
 
+from bpjax.descriptors import DefaultACSF
+from bpjax.descriptors.base import require_descriptor
 from bpjax.errors import ConfigError, ModelFileError, StructureError
 from bpjax.interop.ase import BpjaxCalculator
 from bpjax.interop.n2p2 import read_potential
 from bpjax.io.structures import read_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential import init
+from bpjax.potential.describe import describe
+from bpjax.potential.energy import require_potential
 from bpjax.potential.evaluator import Evaluator
 from bpjax.potential.store import save
+from tests.excited.methaniminium import model as states_model
 from tests.interop.n2p2.example import write_example
 from tests.small_model import MODEL, crystal, liquid, molecule, slab, small_params
 
@@ -107,6 +114,9 @@ def test_a_long_chain_in_single_precision(single, calculator):
     warned = single.evaluator.extrapolations(chain)
     exact = calculator.evaluator.extrapolations(chain)
     assert [(one.atom, one.function, one.value) for one in warned] == [(o.atom, o.function, o.value) for o in exact]
+    with pytest.raises(StructureError, match="reaches farther than 300 A from its centre, .* take float64"):
+        describe(MODEL.descriptor, [chain])
+    assert len(describe(MODEL.descriptor, [chain], "float64")[0]) == 400
     many = single.evaluator.evaluate_many([molecule(), chain, dimer()])
     np.testing.assert_allclose(many[1].forces, expected, atol=1e-12)
     np.testing.assert_allclose(many[2].forces, single.evaluator.evaluate(dimer()).forces, atol=1e-6)
@@ -115,6 +125,16 @@ def test_a_long_chain_in_single_precision(single, calculator):
 def test_beyond_all_precision(calculator):
     with pytest.raises(StructureError, match=r"atom 1 is at 1e\+18 A, beyond 1e\+10 A"):
         calculator.evaluator.evaluate(ase.Atoms("Si2", [[0, 0, 0], [1e18, 0, 0]]))
+
+
+def test_a_cell_that_is_skewed_beyond_use(calculator):
+    """Of the volume that it has; the issue's cell, and those that are ten times as skewed."""
+    square = bulk("Si", a=5.0, cubic=True)
+    atoms = square.copy()
+    atoms.set_cell([[5, 0, 0], [5e3, 5, 0], [-3e4, 7e3, 5]])
+    atoms.calc = square.calc = calculator
+    assert atoms.get_potential_energy() == pytest.approx(square.get_potential_energy(), abs=1e-8)
+    np.testing.assert_allclose(atoms.get_stress(), square.get_stress(), atol=1e-8)
 
 
 def test_a_very_skewed_cell(calculator, single):
@@ -132,9 +152,16 @@ def test_a_very_skewed_cell(calculator, single):
 # ------------------------------------------------------------------------------- who asks, and how often
 
 
-def test_threads_get_the_results_of_their_own_structures(calculator):
-    frames = []
-    for n in range(200):
+def test_threads_get_the_results_of_their_own_structures(calculator, monkeypatch, tmp_path):
+    """Also where one looks while another computes, and where only what is known is asked for, as writers of files do."""
+    frames, evaluate = [], calculator.evaluator.evaluate
+
+    def slowly(atoms):
+        result = evaluate(atoms)
+        time.sleep(1e-3)  # another thread has its turn
+        return result
+
+    for n in range(60):
         atoms = (crystal if n % 2 else molecule)()
         atoms.positions[0, 0] += 1e-4 * n
         frames.append(atoms)
@@ -142,25 +169,77 @@ def test_threads_get_the_results_of_their_own_structures(calculator):
     def energy(atoms):
         return calculator.get_potential_energy(atoms), calculator.get_forces(atoms)
 
-    expected = [calculator.evaluator.evaluate(atoms) for atoms in frames]
+    def written(atoms):
+        atoms.calc = calculator
+        atoms.get_forces()
+        ase.io.write(tmp_path / f"{id(atoms)}.traj", atoms)
+        return ase.io.read(tmp_path / f"{id(atoms)}.traj").get_potential_energy()
+
+    expected = [evaluate(atoms) for atoms in frames]
+    monkeypatch.setattr(calculator.evaluator, "evaluate", slowly)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(energy, frames))
+        assert list(pool.map(written, frames)) == [one.energy for one in expected]
     for (E, F), one in zip(found, expected, strict=True):
         assert E == one.energy
         np.testing.assert_array_equal(F, one.forces)
 
 
+def test_what_is_not_known_is_not_given(calculator):
+    """Nor what is known of another structure."""
+    calc = BpjaxCalculator(
+        (replace(MODEL, members=2), jax.tree.map(lambda *a: np.stack(a), PARAMS, small_params(seed=1)))
+    )
+    first, second = crystal(), molecule()
+    for name in ("energy", "energy_spread"):
+        assert calc.get_property(name, first, allow_calculation=False) is None
+    calc.calculate(first)
+    spread = calc.results["energy_spread"]
+    assert calc.get_property("energy_spread", second, allow_calculation=False) is None
+    calc.calculate(second)
+    assert (
+        calc.get_property("energy_spread", first, allow_calculation=False)
+        == spread
+        != calc.get_property("energy_spread", second)
+    )
+    assert calc.results.copy()["energy_spread"] == calc.results["energy_spread"]
+
+
+def test_lost_positions_in_single_precision_say_what_helps(calculator, single):
+    lost = molecule()
+    lost.positions[0] = np.nan
+    with pytest.raises(StructureError, match=r"positions: row 0 holds nan; optimisers .* take dtype='float64'"):
+        single.get_potential_energy(lost)
+    with pytest.raises(StructureError, match="positions: row 0 holds nan$"):
+        calculator.get_potential_energy(lost)
+
+
+def test_copies_leave_the_lists_behind(calculator):
+    for n in range(5):
+        atoms = crystal().repeat(2)
+        atoms.positions[0, 0] += n
+        calculator.evaluator.evaluate(atoms)
+    twin = pickle.loads(pickle.dumps(calculator.evaluator))
+    assert len(pickle.dumps(calculator)) < 1e5
+    assert twin.evaluate(molecule()).energy == calculator.evaluator.evaluate(molecule()).energy
+
+
 @pytest.mark.slow
-def test_a_forked_process_says_so_and_does_not_hang():
+@pytest.mark.parametrize(
+    "parent",
+    ["calc = BpjaxCalculator((MODEL, small_params()))", "calc, params = None, small_params()"],
+    ids=["used", "made arrays"],
+)
+def test_a_forked_process_says_so_and_does_not_hang(parent):
     code = (
         "import os; from tests.small_model import *; from bpjax.interop.ase import BpjaxCalculator\n"
-        "calc = BpjaxCalculator((MODEL, small_params()))\n"
+        f"{parent}\n"
         "pid = os.fork()\n"
         "if pid:\n"
         "    os.waitpid(pid, 0)\n"
         "else:\n"
         "    try:\n"
-        "        calc.get_potential_energy(molecule())\n"
+        "        (calc or BpjaxCalculator((MODEL, params))).get_potential_energy(molecule())\n"
         "    except Exception as error:\n"
         "        print(error, flush=True)\n"
         "    os._exit(0)\n"
@@ -295,13 +374,18 @@ def test_precisions():
 
 
 def test_models_and_options_that_are_none():
+    for model, message in ((PARAMS, "model: dict is no Potential"), (states_model(), "several states; bpjax hop and")):
+        with pytest.raises(ConfigError, match=message):  # the first that calculator, evaluator, dynamics and save do
+            require_potential(model)
+    with pytest.raises(ConfigError, match="descriptor: DefaultACSF is a rule that makes a descriptor"):
+        require_descriptor(DefaultACSF(4.0))  # as `describe` does
     for model in (None, [MODEL, PARAMS], (MODEL, PARAMS, 1)):
         with pytest.raises(TypeError):  # here by the check of types, else "model must be a file, a folder, or a pair"
             BpjaxCalculator(model)
     with pytest.raises(ConfigError, match="nonsense"):
         BpjaxCalculator((MODEL, PARAMS), units="nonsense")
-    for skin in (-1.0, np.inf, np.nan):
-        with pytest.raises(ConfigError, match="must be a length in A, at least 0"):
+    for skin in (-1.0, np.inf, np.nan, 1e6):
+        with pytest.raises(ConfigError, match="must be a length in A, from 0 to 10"):
             BpjaxCalculator((MODEL, PARAMS), skin=skin)
 
 

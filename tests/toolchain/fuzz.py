@@ -169,7 +169,9 @@ def of_json(value: Any, rng: random.Random) -> Any:
 
 def of_array(array: np.ndarray, rng: random.Random) -> np.ndarray:
     """Values, type or shape of an array."""
-    way = rng.randrange(9)
+    way = rng.randrange(10)
+    if way == 9 and array.dtype.kind in "iuf":
+        return array.astype(rng.choice((array.dtype.newbyteorder(">"), np.longdouble)))
     if way < 3 and array.dtype.kind in "iufc" and array.size:
         out = array.copy()
         with np.errstate(all="ignore"):
@@ -242,6 +244,8 @@ def of_archive(data: bytes, rng: random.Random) -> tuple[str, bytes]:
     model = any(member == "model.json" for member, _ in members)
     if model and rng.random() < 0.8:
         members = signed(members)
+    if any(member == "header.npy" for member, _ in members) and rng.random() < 0.8:
+        members = signed_run(members)
     stream = io.BytesIO()
     with (
         warnings.catch_warnings(),
@@ -276,6 +280,20 @@ def signed(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     except (ValueError, TypeError, AttributeError):
         return members
     return [(name, json.dumps(header).encode() if name == "model.json" else data) for name, data in members]
+
+
+def signed_run(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """The same for a restart file of hopping."""
+    from bpjax.excited.hopping_files import _checksum
+
+    try:
+        arrays = {name.removesuffix(".npy"): np.load(io.BytesIO(data)) for name, data in members}
+        header = json.loads(arrays.pop("header").item())
+        native = {name: a if a.dtype.kind == "V" else a.astype(a.dtype.newbyteorder("=")) for name, a in arrays.items()}
+        header["checksum"] = _checksum(header, native)
+    except Exception:
+        return members
+    return [(name, npy(np.array(json.dumps(header))) if name == "header.npy" else data) for name, data in members]
 
 
 def of_toml(text: str, rng: random.Random) -> str:
@@ -490,6 +508,7 @@ def kinds() -> dict[str, Kind]:
         return type(atoms)(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
     frames = again("a.extxyz", write_structures, structures)
+    same_run = again("r.npz", save_run, load_run)
     in_ev = StatesFormat("ev", "angstrom", couplings="h", coupling_kind="interstate", dipoles="mu", phases="arbitrary")
     vibronic = ROOT.parent / "shared" / "reference" / "physics" / "so2_lvc"
     found = {
@@ -500,7 +519,7 @@ def kinds() -> dict[str, Kind]:
             again("s.npz", _write_states, lambda path: read_states(path, in_ev)),
         ),
         "hessian": Kind(copied(molecule / "hessian.npz"), lambda path: read_hessian(path, moving), _modes_are_normal),
-        "restart": Kind(_restart, load_run, again("r.npz", save_run, load_run), sealed=True),
+        "restart": Kind(_restart, load_run, lambda run, folder: same_run(run, folder) and _goes_on(run), sealed=True),
         "model": Kind(_model, load, again("m.bpjax", lambda path, value: save(path, *value), load), sealed=True),
         "diabatic": Kind(
             _diabatic,
@@ -736,6 +755,22 @@ def _restart(folder: Path) -> Path:
     one = np.ones((4, 1))
     save_run(folder / "restart.npz", hopping.run(hopping.start(-9 * one, 20 / model.masses * one, 0), 4, 2, keep=True))
     return folder / "restart.npz"
+
+
+def _goes_on(run: Any) -> bool:
+    """Whether it can be resumed; a run of other coordinates is none of this model, which the command line says."""
+    from bpjax.errors import DivergedError
+    from bpjax.excited.hopping_run import Hopping
+    from bpjax.excited.library import find_model
+
+    model = find_model("tully1")
+    if run.state.R.shape[1:] != (1,) or run.state.E.shape[1] != 2 or run.options.units != model.units:
+        return True
+    hopping = Hopping(model.model, model.masses, run.options, dtype=str(run.state.R.dtype))
+    try:
+        return len(hopping.run(run, run.interval, run.interval).times_fs) == len(run.times_fs) + 1
+    except DivergedError:  # of velocities of 1e300, say: a trajectory that cannot go on
+        return True
 
 
 def _model(folder: Path) -> Path:
