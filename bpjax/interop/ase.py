@@ -37,8 +37,8 @@ from bpjax.units import unit_system
 _ASES = ("label", "atoms", "directory")
 """Keywords of ASE's own."""
 
-KNOWN = 16
-"""Structures whose results are kept, for whoever asks for what is known."""
+KNOWN, KNOWN_ATOMS = 16, 100_000
+"""Structures whose results are kept, for whoever asks for what is known, and how many atoms they may have together."""
 
 _EXTRAS = ("energy_spread", "forces_spread", "energy_noise", "forces_noise", "outside")
 
@@ -231,6 +231,8 @@ class BpjaxCalculator(Calculator):
             extras = {name: getattr(result, name) for name in _EXTRAS}
             self.results.extras = {name: value for name, value in extras.items() if value is not None}
             self._earlier.appendleft((self.atoms, self.results))
+            while len(self._earlier) > 1 and sum(len(known) for known, _ in self._earlier) > KNOWN_ATOMS:
+                self._earlier.pop()
             self._warn(of, result)
 
     def _evaluated(self, atoms: ase.Atoms) -> Evaluation:

@@ -122,7 +122,7 @@ def init(model: Potential, key: PRNGKeyArray, dtype=jnp.float32) -> Params:
     Args:
       model: the potential.
       key: random key.
-      dtype: float type in which parameters are stored; evaluation follows the positions.
+      dtype: float type in which parameters are stored, of those that JAX is set to; evaluation follows the positions.
     """
     if model.members is not None:
         one = replace(model, members=None)

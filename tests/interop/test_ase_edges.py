@@ -205,6 +205,17 @@ def test_what_is_not_known_is_not_given(calculator):
     assert calc.results.copy()["energy_spread"] == calc.results["energy_spread"]
 
 
+def test_results_that_are_kept_are_bounded(monkeypatch):
+    monkeypatch.setattr("bpjax.interop.ase.KNOWN_ATOMS", 20)
+    calc = BpjaxCalculator((MODEL, PARAMS))
+    frames = [crystal() for _ in range(4)]
+    for n, atoms in enumerate(frames):
+        atoms.positions[0, 0] += 0.01 * n
+        calc.calculate(atoms)
+    known = [calc.get_property("energy", atoms, allow_calculation=False) is not None for atoms in frames]
+    assert known == [False, False, True, True]  # 16 atoms of 20
+
+
 def test_lost_positions_in_single_precision_say_what_helps(calculator, single):
     lost = molecule()
     lost.positions[0] = np.nan
