@@ -1,5 +1,7 @@
 """What JAX is switched to outside changes nothing: importing Sella, or making pymbar's MBAR, switches double precision on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,16 @@ import pytest
 
 from bpjax.descriptors import ANI, SOAP, Chosen, DefaultACSF, ImbalzanoACSF
 from bpjax.dynamics import run_md, run_replicas
+from bpjax.elements import atomic_numbers
+from bpjax.excited.adiabatic import adiabatic, gradients
 from bpjax.excited.hopping_options import HoppingOptions
 from bpjax.excited.hopping_run import run_hopping
 from bpjax.excited.lvc import pyrazine_3_modes
 from bpjax.excited.models import TullySimple
+from bpjax.excited.state_losses import StatesLoss
+from bpjax.excited.states_data import StatesData
 from bpjax.excited.states_store import load_states, save_states
+from bpjax.excited.train import StatesTraining, train_states
 from bpjax.io.structures import write_structures
 from bpjax.networks.elemental import MLP
 from bpjax.potential import Potential, init, load, save
@@ -22,6 +29,7 @@ from bpjax.training import fit, fit_ridge, fit_sparse_gp
 from bpjax.training.prepare import read_run
 from tests.excited.methaniminium import model as states_model
 from tests.excited.methaniminium import parameters as states_parameters
+from tests.excited.methaniminium import shaken
 from tests.small_model import MODEL, crystal, molecule, small_params
 from tests.training.labelled import structures, training_file
 
@@ -124,6 +132,29 @@ def test_models_are_read_as_they_were_saved(tmp_path, kind):
     if kind == "potential":
         one, two = switched(lambda: Evaluator(*load(path), "float64").evaluate(crystal()).energy)
         assert one == two
+
+
+@pytest.mark.slow
+def test_states():
+    """Training in single precision, then what is asked of the potential in double, and the other way round."""
+    own = states_model()
+    params, R = states_parameters(own), shaken(0, 2)
+    rng = np.random.default_rng(0)
+    E, G, h = np.sort(rng.normal(size=(8, 3))), rng.normal(size=(8, 3, 6, 3)), rng.normal(size=(8, 3, 6, 3))
+    data = StatesData(atomic_numbers(own.atoms), shaken(1, 8), E, G, h, None, ("all",) * 8, "arbitrary")
+    options = StatesTraining(epochs=2, batch_size=4, starts=1, loss=StatesLoss(dipoles=None))
+    before, found = jax.config.jax_enable_x64, []
+    try:
+        for on in (True, False, True):
+            jax.config.update("jax_enable_x64", on)
+            found.append(jax.tree.leaves(jax.tree.map(np.asarray, train_states(own, data, options).params)))
+            result = adiabatic(partial(own, params), jnp.asarray(R[0]))
+            assert jnp.isfinite(gradients(result)).all() and result.energies.dtype == (np.float64 if on else np.float32)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    for one, two in zip(found[0], found[1], strict=True):
+        assert one.dtype == two.dtype == np.float32
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def energies(model: Diabatic, R: Float[Array, "*R"]) -> Float[Array, " S"]:
 
 def gradients(result: Adiabatic) -> Float[Array, "S *R"]:
     r"""Gradients of the adiabatic energies, :math:`\nabla E_i = \langle i | \nabla H | i \rangle`; forces are their negatives."""
-    i = np.arange(result.energies.shape[0])
+    i = np.arange(result.energies.shape[0], dtype=np.int32)
     return jnp.real(result.interstate[i, i])
 
 

@@ -95,8 +95,8 @@ class StateModel(ABC):
 
     @cached_property
     def rows(self) -> tuple[np.ndarray, ...]:
-        """Atoms of each element."""
-        return tuple(np.flatnonzero(self.species == s) for s in range(len(self.elements)))
+        """Atoms of each element; of 32 bits: JAX mistakes others when a function is traced in one precision, then the other."""
+        return tuple(np.flatnonzero(self.species == s).astype(np.int32) for s in range(len(self.elements)))
 
     @cached_property
     def species(self) -> np.ndarray:
@@ -182,7 +182,7 @@ class StateModel(ABC):
         for element, rows in self._present:
             params = jax.tree.map(lambda p: jnp.asarray(p, x.dtype), networks[element])
             parts.append(apply_outputs(self.network, params, x[rows]))
-        order = np.argsort(np.concatenate([rows for _, rows in self._present]))
+        order = np.argsort(np.concatenate([rows for _, rows in self._present])).astype(np.int32)
         return jnp.concatenate(parts)[order]
 
     @property

@@ -87,7 +87,8 @@ class SpinStates:
     def populations(self, weights: Float[Array, "*batch S"]) -> Float[Array, "*batch M"]:
         """Sums of weights over all states of each multiplicity, in the order of `multiplicities`."""
         of_state = np.array([m for m, _, _ in self.labels])
-        return jnp.stack([jnp.sum(weights[..., of_state == m], axis=-1) for m in self.multiplicities], axis=-1)
+        of_each = [np.flatnonzero(of_state == m).astype(np.int32) for m in self.multiplicities]
+        return jnp.stack([jnp.sum(weights[..., own], axis=-1) for own in of_each], axis=-1)
 
     def check_coupling(self, soc: np.ndarray) -> None:
         """Checks a spin-orbit matrix on the host.

@@ -91,7 +91,7 @@ def prediction(
     E, U = eigh(H, broadening)
     U = U[:, :states]
     interstate = jnp.einsum("ai,abc,bj->ijc", U, dH, U)
-    k, (i, j) = np.arange(states), np.triu_indices(states, 1)
+    k, (i, j) = np.arange(states, dtype=np.int32), np.array(np.triu_indices(states, 1), np.int32)
     mu = None
     if model.has_dipoles:
         df = inputs.df.reshape(len(inputs.f), -1, 3)

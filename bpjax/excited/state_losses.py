@@ -195,13 +195,13 @@ def cone_difference(g, h, g0, h0) -> Float[Array, ""]:
 def _pair_terms(loss, found, wanted, weight, apart):
     """Couplings and dipoles, with the signs that fit them best together."""
     S = wanted.energies.shape[0]
-    i, j = np.triu_indices(S, 1)
+    i, j = np.array(np.triu_indices(S, 1), np.int32)
     products, rest = [], jnp.zeros((), wanted.energies.dtype)
     pair_weight = 0.5 * (weight[i] + weight[j]) * _pairs_apart(apart)
     if loss.couplings is not None and wanted.couplings is not None and len(i):
         products.append((found.couplings, wanted.couplings, pair_weight, loss.couplings))
     if loss.dipoles is not None and wanted.dipoles is not None:
-        own, k = weight * jnp.prod(apart, axis=1), np.arange(S)
+        own, k = weight * jnp.prod(apart, axis=1), np.arange(S, dtype=np.int32)
         rest += jnp.mean(own * _square(found.dipoles[k, k] - wanted.dipoles[k, k])) / (3 * loss.dipoles**2)
         if len(i):
             products.append((found.dipoles[i, j], wanted.dipoles[i, j], pair_weight, loss.dipoles))
